@@ -1,0 +1,328 @@
+/* Growth: what happens when a segment has no room for one more entry.
+ *
+ *   expired entries in it?        they go first, and that is all
+ *   mostly tombstones?            rebuilt where it is
+ *   heap segment, < 512 slots     replaced by one of twice the slots
+ *   heap segment, 512 slots       replaced by a whole slab segment
+ *   slab segment, 672 slots       uses all its 1,024
+ *   slab segment, 1,024 slots     split in two, unless equal hashes would make that useless:
+ *                                 then replaced by a heap segment of twice the slots
+ *
+ * The slowest of these moves one segment's entries (about ten microseconds). Memory is asked for
+ * before any lock is taken; when the plan has changed by the time the locks are held, the attempt
+ * ends and the caller, who loops, starts over. */
+#include "table.h"
+
+typedef enum { REBUILD, REPLACE_HEAP, REPLACE_SLAB, WIDEN, SPLIT } growth_kind;
+
+typedef struct {
+    growth_kind kind;
+    uint32_t slots; /* of the segment that is to take over */
+    bool directory; /* the directory must double first, */
+    uint32_t bits;  /* to this many bits */
+} plan;
+
+/* Memory made ready for a plan. */
+typedef struct {
+    segment *heap;
+    slab *slab;
+    record *scratch;
+    segment **array;
+} supplies;
+
+/* --- Planning; under the directory lock --- */
+
+static uint32_t log2_floor(size_t n) {
+    uint32_t bits = 0;
+    while (n >>= 1) bits++;
+    return bits;
+}
+
+/* Hashes that were spread evenly would fill segments of nearly equal depth. */
+static bool split_helps(const lapse_table *t, const segment *s) {
+    return s->depth < MAX_DEPTH && s->depth < log2_floor(t->segments) + DEPTH_LEEWAY;
+}
+
+static plan plan_growth(const lapse_table *t, const segment *s) {
+    uint32_t slots = segment_slots(s);
+    if (s->tombstones > 0 && s->used <= slot_limit(slots) / 32 * 25)
+        return s->slab ? (plan){REBUILD, slots, false, 0} : (plan){REPLACE_HEAP, slots, false, 0};
+    if (s->slab == NULL && slots != SEGMENT_HEAP_SLOTS) return (plan){REPLACE_HEAP, slots * 2, false, 0};
+    if (s->slab == NULL) return (plan){REPLACE_SLAB, SEGMENT_SLOTS, false, 0};
+    if (slots < SEGMENT_SLOTS) return (plan){WIDEN, SEGMENT_SLOTS, false, 0};
+    if (!split_helps(t, s)) return (plan){REPLACE_HEAP, slots * 2, false, 0};
+    uint32_t bits = directory_bits(t->directory);
+    return (plan){SPLIT, SEGMENT_HALF_SLOTS, s->depth == bits, bits + 1};
+}
+
+static bool same_plan(plan a, plan b) {
+    return a.kind == b.kind && a.slots == b.slots && a.directory == b.directory && a.bits == b.bits;
+}
+
+/* --- Memory --- */
+
+segment *new_heap_segment(lapse_table *t, uint32_t slots) {
+    segment *s = segment_on_heap(t->config.memory, slots, t->pool.ttls, t->pool.limits);
+    if (s) write_begin(s); /* outside the directory: odd */
+    return s;
+}
+
+/* A retired heap segment of that size, or NULL. Under the directory lock. */
+segment *retired_take(lapse_table *t, uint32_t slots) {
+    for (segment **link = &t->retired; *link; link = &(*link)->next)
+        if (segment_slots(*link) == slots) {
+            segment *s = *link;
+            *link = s->next;
+            return s;
+        }
+    return NULL;
+}
+
+static segment **new_array(lapse_table *t, uint32_t bits) {
+    return t->config.memory->grab(((sizeof(segment *) << bits) + CACHE_LINE - 1) & ~(size_t)(CACHE_LINE - 1));
+}
+
+static record *new_scratch(lapse_table *t) {
+    return t->config.memory->grab(SEGMENT_SLOTS * sizeof(record));
+}
+
+/* What a plan lacks. Under the directory lock. */
+typedef struct {
+    bool slab, scratch, array;
+} wants;
+
+static wants plan_wants(lapse_table *t, plan p) {
+    bool from_pool = p.kind == SPLIT || p.kind == REPLACE_SLAB;
+    uint32_t bits = directory_bits(t->directory) + 1;
+    return (wants){.slab = from_pool && pool_is_empty(&t->pool),
+                   .scratch = p.kind != REPLACE_HEAP && t->scratch == NULL,
+                   .array = p.directory && t->arrays[bits] == NULL};
+}
+
+/* Ask the system for what is wanted, with no lock held. */
+static bool supply(lapse_table *t, plan p, wants w, supplies *got) {
+    if (w.slab && !(got->slab = pool_new_slab(&t->pool))) return false;
+    if (w.scratch && !(got->scratch = new_scratch(t))) return false;
+    if (w.array && !(got->array = new_array(t, p.bits))) return false;
+    return p.kind != REPLACE_HEAP || (got->heap = new_heap_segment(t, p.slots)) != NULL;
+}
+
+/* Hand over what the table has no newer one of. Under the directory lock. */
+static void stock(lapse_table *t, plan p, supplies *got) {
+    if (got->slab) pool_add(&t->pool, got->slab);
+    got->slab = NULL;
+    if (got->scratch && !t->scratch) {
+        t->scratch = got->scratch;
+        got->scratch = NULL;
+    }
+    if (got->array && !t->arrays[p.bits]) {
+        t->arrays[p.bits] = got->array;
+        got->array = NULL;
+    }
+}
+
+static void return_supplies(lapse_table *t, supplies *got) {
+    const lapse_memory *memory = t->config.memory;
+    if (got->slab) pool_drop_slab(&t->pool, got->slab);
+    if (got->heap) memory->drop(got->heap);
+    if (got->scratch) memory->drop(got->scratch);
+    if (got->array) memory->drop(got->array);
+}
+
+/* --- The directory; all under its lock --- */
+
+void directory_publish(lapse_table *t, uint32_t bits) {
+    uint64_t word = (uint64_t)(uintptr_t)t->arrays[bits] | (63u - bits);
+    PUBLISH(&t->directory, word); /* release: pairs with the acquire in locate() */
+}
+
+static void double_directory(lapse_table *t) {
+    uint32_t bits = directory_bits(t->directory);
+    segment **from = t->arrays[bits], **to = t->arrays[bits + 1];
+    for (uint64_t i = 0; i < UINT64_C(1) << bits; i++) {
+        PUBLISH(&to[2 * i], from[i]);
+        PUBLISH(&to[2 * i + 1], from[i]);
+    }
+    directory_publish(t, bits + 1);
+}
+
+/* Halve the directory while no segment is as deep as it. */
+void directory_fit(lapse_table *t) {
+    uint32_t bits = directory_bits(t->directory);
+    while (bits > 0 && t->depth_count[bits] == 0) {
+        segment **from = t->arrays[bits], **to = t->arrays[bits - 1];
+        for (uint64_t i = 0; i < UINT64_C(1) << (bits - 1); i++) PUBLISH(&to[i], from[2 * i]);
+        directory_publish(t, --bits);
+    }
+}
+
+/* Make every element that covers the range of `s` name `to`. */
+void directory_assign(lapse_table *t, const segment *s, segment *to) {
+    uint32_t bits = directory_bits(t->directory);
+    uint64_t first = hash_prefix(s->first_hash, bits);
+    for (uint64_t i = 0; i < UINT64_C(1) << (bits - s->depth); i++)
+        PUBLISH(&t->arrays[bits][first + i], to); /* release: pairs with the acquire in locate() */
+}
+
+/* Take an emptied segment out of use; nobody holds its lock. Its seq stays odd until it is used
+ * again. */
+void retire(lapse_table *t, segment *s) {
+    s->dead = true;
+    if (s->slab) {
+        pool_give(&t->pool, s);
+        return;
+    }
+#if LAPSE_THREADS
+    s->next = t->retired;
+    t->retired = s;
+#else
+    t->config.memory->drop(s);
+#endif
+}
+
+/* --- Carrying a plan out; under the directory lock and the segment's --- */
+
+/* Rebuild a slab segment with another number of slots, or without its tombstones. */
+void refit(lapse_table *t, segment *s, uint32_t slots) {
+    uint32_t old = segment_slots(s);
+    write_begin(s);
+    uint32_t n = segment_take_all(s, t->scratch);
+    segment_reset(s, slots);
+    for (uint32_t i = 0; i < n; i++) segment_insert(s, &t->scratch[i]);
+    write_end(s);
+    structure_changed(t);
+    pool_trim(s, old);
+}
+
+/* Move everything into the blank segment `to`, which takes the place of `s`. A blank segment is
+ * locked while it is filled: a writer may still hold its address from an earlier life. */
+void replace_segment(lapse_table *t, segment *s, segment *to) {
+    lock_take(&to->lock);
+    write_begin(s);
+    STORE(&to->first_hash, s->first_hash);
+    STORE(&to->depth, s->depth);
+    to->dead = false;
+    segment_move_all(s, to);
+    write_end(to);
+    directory_assign(t, s, to);
+    s->dead = true;
+    structure_changed(t);
+    lock_drop(&to->lock);
+}
+
+static uint32_t slots_for(uint32_t entries) {
+    return entries < slot_limit(SEGMENT_HALF_SLOTS) ? SEGMENT_HALF_SLOTS : SEGMENT_SLOTS;
+}
+
+static uint32_t count_upper(const record *r, uint32_t n, uint64_t bit) {
+    uint32_t upper = 0;
+    for (uint32_t i = 0; i < n; i++) upper += (r[i].e.hash & bit) != 0;
+    return upper;
+}
+
+static void deepen(lapse_table *t, segment *s, segment *upper, uint64_t bit) {
+    t->depth_count[s->depth]--;
+    t->depth_count[s->depth + 1] += 2;
+    t->segments++;
+    STORE(&s->depth, s->depth + 1);
+    STORE(&upper->first_hash, s->first_hash | bit);
+    STORE(&upper->depth, s->depth);
+    upper->dead = false;
+}
+
+/* Move the entries whose next hash bit is set into the blank segment `upper`. */
+static void split(lapse_table *t, segment *s, segment *upper) {
+    uint64_t bit = UINT64_C(1) << (63 - s->depth);
+    uint32_t old = segment_slots(s);
+    lock_take(&upper->lock);
+    write_begin(s);
+    uint32_t n = segment_take_all(s, t->scratch), high = count_upper(t->scratch, n, bit);
+    segment_reset(s, slots_for(n - high));
+    segment_reset(upper, slots_for(high));
+    deepen(t, s, upper, bit);
+    for (uint32_t i = 0; i < n; i++)
+        segment_insert(t->scratch[i].e.hash & bit ? upper : s, &t->scratch[i]);
+    write_end(upper);
+    directory_assign(t, upper, upper);
+    write_end(s);
+    structure_changed(t);
+    lock_drop(&upper->lock);
+    pool_trim(s, old);
+}
+
+static segment *blank_segment(lapse_table *t, plan p, supplies *got) {
+    if (p.kind != REPLACE_HEAP) return pool_take(&t->pool, p.slots);
+    segment *s = got->heap;
+    got->heap = NULL;
+    return s;
+}
+
+static void carry_out(lapse_table *t, segment *s, plan p, supplies *got) {
+    if (p.kind == REBUILD || p.kind == WIDEN) {
+        refit(t, s, p.slots);
+        return;
+    }
+    if (p.directory) double_directory(t);
+    segment *blank = blank_segment(t, p, got);
+    if (p.kind == SPLIT) {
+        split(t, s, blank);
+        COUNT(t, splits);
+    } else {
+        replace_segment(t, s, blank);
+    }
+}
+
+/* --- Making room --- */
+
+/* Remove what has expired in the segment that covers h. Returns how many entries went. */
+static size_t purge(lapse_table *t, uint64_t h, int64_t now) {
+    uint32_t slots[LAPSE_STEP];
+    lapse_item removed[LAPSE_STEP];
+    segment *s = lock_segment(t, h);
+    uint32_t n = segment_expired(s, now, LAPSE_STEP, slots);
+    for (uint32_t i = 0; i < n; i++) segment_remove(s, slots[i], &removed[i]);
+    lock_drop(&s->lock);
+    COUNT_MANY(t, expirations, n);
+    release_items(removed, n);
+    return n;
+}
+
+/* What would make room, and what it lacks; false when there is room by now. */
+static bool survey(lapse_table *t, uint64_t h, plan *p, wants *w) {
+    lock_take(&t->directory_lock);
+    segment *s = lock_segment(t, h);
+    bool full = !segment_has_room(s, h);
+    *p = plan_growth(t, s);
+    *w = plan_wants(t, *p);
+    lock_drop(&s->lock);
+    lock_drop(&t->directory_lock);
+    return full;
+}
+
+/* Carry the plan out if it still is the right one and nothing is lacking. */
+static void execute(lapse_table *t, uint64_t h, plan p, supplies *got) {
+    lock_take(&t->directory_lock);
+    stock(t, p, got);
+    segment *s = lock_segment(t, h);
+    if (!segment_has_room(s, h) && same_plan(p, plan_growth(t, s))) {
+        wants w = plan_wants(t, p);
+        if (!w.slab && !w.scratch && !w.array) carry_out(t, s, p, got);
+    }
+    bool dead = s->dead;
+    lock_drop(&s->lock);
+    if (dead) retire(t, s);
+    lock_drop(&t->directory_lock);
+}
+
+/* Make room for one more entry with hash h, or at least come nearer to it: the caller tries again.
+ * Expired entries go first; their references are given up here, so any code may run. */
+lapse_status make_room(lapse_table *t, uint64_t h, int64_t now) {
+    plan p;
+    wants w;
+    supplies got = {0};
+    if (purge(t, h, now) > 0 || !survey(t, h, &p, &w)) return LAPSE_OK;
+    bool supplied = supply(t, p, w, &got);
+    if (supplied) execute(t, h, p, &got);
+    return_supplies(t, &got);
+    return supplied ? LAPSE_OK : LAPSE_NO_MEMORY;
+}

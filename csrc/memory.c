@@ -1,0 +1,81 @@
+/* Pages from the system; see memory.h, and lapse_memory in lapse.h. */
+#if !defined(_WIN32) && !defined(_GNU_SOURCE)
+#  define _GNU_SOURCE 1
+#endif
+#include "memory.h"
+
+#include "lapse.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define GRAB_ALIGN 64u
+
+#if defined(_WIN32)
+#  include <malloc.h>
+#  include <windows.h>
+
+static void *grab(size_t bytes) {
+    void *p = _aligned_malloc(bytes, GRAB_ALIGN);
+    if (p) memset(p, 0, bytes);
+    return p;
+}
+static void drop(void *p) { _aligned_free(p); }
+static void *map(size_t bytes) {
+    return VirtualAlloc(NULL, bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+}
+static void unmap(void *p, size_t bytes) {
+    (void)bytes;
+    VirtualFree(p, 0, MEM_RELEASE);
+}
+/* Decommitted pages must not be read, so a free-threaded build, where a late reader may, keeps them. */
+void memory_discard(void *start, size_t bytes) {
+#  if LAPSE_THREADS
+    (void)start, (void)bytes;
+#  else
+    SYSTEM_INFO info;
+    GetSystemInfo(&info);
+    uintptr_t page = info.dwPageSize, first = ((uintptr_t)start + page - 1) & ~(page - 1);
+    uintptr_t end = ((uintptr_t)start + bytes) & ~(page - 1);
+    if (end <= first || !VirtualFree((void *)first, end - first, MEM_DECOMMIT)) return;
+    VirtualAlloc((void *)first, end - first, MEM_COMMIT, PAGE_READWRITE);
+#  endif
+}
+#else
+#  include <sys/mman.h>
+#  include <unistd.h>
+
+static void *grab(size_t bytes) {
+    void *p = NULL;
+    if (posix_memalign(&p, GRAB_ALIGN, bytes) != 0) return NULL;
+    return memset(p, 0, bytes);
+}
+static void drop(void *p) { free(p); }
+static void *map(size_t bytes) {
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) return NULL;
+#  ifdef MADV_NOHUGEPAGE
+    /* A huge page would make the unused part of every segment resident. */
+    madvise(p, bytes, MADV_NOHUGEPAGE);
+#  endif
+    return p;
+}
+static void unmap(void *p, size_t bytes) { munmap(p, bytes); }
+
+void memory_discard(void *start, size_t bytes) {
+    static_assert(sizeof(uintptr_t) == sizeof(void *), "pointers as numbers");
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t first = ((uintptr_t)start + page - 1) & ~(page - 1);
+    uintptr_t end = ((uintptr_t)start + bytes) & ~(page - 1);
+    if (end <= first) return;
+#  if defined(__linux__)
+    madvise((void *)first, end - first, MADV_DONTNEED);
+#  else
+    /* Elsewhere DONTNEED need not zero: new zero pages replace the old ones in one step. */
+    mmap((void *)first, end - first, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+#  endif
+}
+#endif
+
+const lapse_memory lapse_system_memory = {grab, drop, map, unmap};

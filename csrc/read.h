@@ -1,0 +1,178 @@
+/* The read: no lock, no store to shared memory.
+ *
+ * On a GIL build it is plain loads; the one danger is that a key's __eq__ changes the table, which
+ * `structure` and `seq` reveal. On a free-threaded build it is a seqlock:
+ *
+ *     seq (even) → probe → deadline, value → try_ref(value) → READ_FENCE → seq unchanged?
+ *
+ * If nothing changed between the two readings of seq, then the slot held this key and this value at
+ * the second one, so the table's own reference kept the value alive while ours was taken: that is
+ * the read's linearisation point. A value that was being freed meanwhile fails try_ref or the second
+ * reading. Between loading a pointer and try_ref there is no call that could let the interpreter
+ * pass a quiescent point. After READ_TRIES the read takes the segment's lock instead.
+ */
+#ifndef LAPSE_READ_H
+#define LAPSE_READ_H
+
+#include "table.h"
+
+#define READ_TRIES 16
+
+typedef enum { PROBE_FOUND, PROBE_ABSENT, PROBE_RETRY, PROBE_RAISED } probe_result;
+
+/* What the read saw of the table before it began; compared again after any user code has run. */
+typedef struct {
+    segment *s;
+    uint64_t seq, structure;
+} view;
+
+INLINE bool view_holds(const lapse_table *t, const view *v) {
+#if LAPSE_THREADS
+    (void)t;
+    READ_FENCE(); /* pairs with WRITE_FENCE() in write_begin() */
+    return RELAXED(&v->s->seq) == v->seq;
+#else
+    return t->structure == v->structure && v->s->seq == v->seq; /* structure first: s may be gone */
+#endif
+}
+
+/* Compare by the user's own __eq__. `k` is owned here on every build. */
+static NOINLINE probe_result probe_ask(const lapse_table *t, const view *v, lapse_object *k,
+                                       lapse_object *key) {
+    int equal = object_equal(k, key);
+    object_unref(k);
+    if (equal < 0) return PROBE_RAISED;
+    if (!view_holds(t, v)) return PROBE_RETRY;
+    return equal ? PROBE_FOUND : PROBE_ABSENT;
+}
+
+/* Is the key in this slot ours? ABSENT means: no, look on. */
+INLINE probe_result probe_slot(const lapse_table *t, const view *v, uint32_t slot, lapse_object *key,
+                               uint64_t h) {
+    const entry *e = &v->s->entries[slot];
+    lapse_object *k = ACQUIRE(&e->key); /* acquire: pairs with PUBLISH in segment_insert() */
+    if (LIKELY(k == key)) return PROBE_FOUND;
+    if (RELAXED(&e->hash) != h) return PROBE_ABSENT;
+#if LAPSE_THREADS
+    if (k == NULL || !object_try_ref(k)) return PROBE_RETRY;
+    if (!view_holds(t, v)) {
+        object_unref(k);
+        return PROBE_RETRY;
+    }
+    sameness same = object_same(k, key);
+    if (same == ASK) return probe_ask(t, v, k, key);
+    object_unref(k);
+#else
+    sameness same = object_same(k, key);
+    if (UNLIKELY(same == ASK)) {
+        object_ref(k);
+        return probe_ask(t, v, k, key);
+    }
+#endif
+    return same == SAME ? PROBE_FOUND : PROBE_ABSENT;
+}
+
+INLINE probe_result probe_segment(const lapse_table *t, const view *v, lapse_object *key, uint64_t h,
+                                  uint32_t *slot) {
+    const segment *s = v->s;
+    uint32_t groups = RELAXED(&s->groups), g = hash_group(h, groups);
+    uint8_t tag = hash_tag(h);
+    for (uint32_t n = groups; n > 0; n--) {
+        group ctrl = group_load(s->ctrl + g * GROUP_SLOTS);
+        for (group_mask m = group_match(ctrl, tag); m; m &= m - 1) {
+            uint32_t i = g * GROUP_SLOTS + mask_slot(m);
+            probe_result r = probe_slot(t, v, i, key, h);
+            if (LIKELY(r == PROBE_FOUND)) *slot = i;
+            if (LIKELY(r != PROBE_ABSENT)) return r;
+        }
+        if (LIKELY(group_empty(ctrl))) return PROBE_ABSENT;
+        g = g + 1 == groups ? 0 : g + 1;
+    }
+    return PROBE_ABSENT;
+}
+
+/* Has a deadline passed? `*at` becomes the time that decided it. LAPSE_NATIVE reads the coarse clock,
+ * and the precise one only where the coarse one cannot tell. */
+INLINE bool deadline_passed(const lapse_table *t, int64_t deadline, int64_t now, int64_t *at) {
+    if (now != LAPSE_NATIVE) {
+        *at = now;
+        return deadline <= now;
+    }
+    *at = clock_coarse();
+    if (UNLIKELY(deadline <= *at)) return true;
+    if (LIKELY(deadline - *at > t->slack)) return false;
+    *at = clock_precise();
+    return deadline <= *at;
+}
+
+/* Where a sliding entry's deadline goes when it is read at `at`: never past its hard limit. */
+INLINE int64_t slid_deadline(const segment *s, uint32_t slot, int64_t ttl, int64_t at) {
+    int64_t limit = s->limits ? RELAXED(&s->limits[slot]) : LAPSE_NEVER;
+    int64_t deadline = at > INT64_MAX - ttl ? INT64_MAX : at + ttl;
+    return limit != LAPSE_NEVER && limit < deadline ? limit : deadline;
+}
+
+/* A live hit on a sliding or probabilistic cache. */
+INLINE lapse_status after_hit(lapse_table *t, const view *v, uint32_t slot, int64_t deadline, int64_t at) {
+    int64_t ttl = RELAXED(&v->s->ttls[slot]);
+    if (t->mode == LAPSE_PROBABILISTIC) return judge_early(t, deadline, ttl, at);
+    if (ttl == LAPSE_NEVER) return LAPSE_OK;
+    int64_t slid = slid_deadline(v->s, slot, ttl, at);
+    if (slid - deadline > t->tick) rearm(v->s, slot, v->seq, slid);
+    return LAPSE_OK;
+}
+
+/* One attempt. RETRY is told by LAPSE_MORE. A hit gives a new reference in `*value`. A quiet read
+ * neither re-arms nor draws. */
+INLINE lapse_status read_once(lapse_table *t, lapse_object *key, uint64_t h, int64_t now, bool quiet,
+                              lapse_object **value) {
+    view v = {.s = locate(t, h)};
+    v.seq = ACQUIRE(&v.s->seq); /* acquire: pairs with PUBLISH in write_end() */
+#if LAPSE_THREADS
+    if ((v.seq & 1) || !segment_covers(v.s, h)) return LAPSE_MORE;
+#else
+    v.structure = t->structure;
+#endif
+    uint32_t slot = 0;
+    probe_result found = probe_segment(t, &v, key, h, &slot);
+    if (found == PROBE_ABSENT) return view_holds(t, &v) ? LAPSE_ABSENT : LAPSE_MORE;
+    if (UNLIKELY(found != PROBE_FOUND)) return found == PROBE_RAISED ? LAPSE_RAISED : LAPSE_MORE;
+    int64_t deadline = RELAXED(&v.s->deadlines[slot]), at = 0;
+    lapse_object *x = ACQUIRE(&v.s->entries[slot].value); /* pairs with PUBLISH in segment_write() */
+#if LAPSE_THREADS
+    if (x == NULL || !object_try_ref(x)) return LAPSE_MORE;
+    if (!view_holds(t, &v)) {
+        object_unref(x);
+        return LAPSE_MORE;
+    }
+#endif
+    lapse_status status = LAPSE_OK;
+    if (deadline != LAPSE_NEVER) {
+        if (UNLIKELY(deadline_passed(t, deadline, now, &at))) status = LAPSE_EXPIRED;
+        else if (!quiet && t->mode != LAPSE_FIXED) status = after_hit(t, &v, slot, deadline, at);
+    }
+#if LAPSE_THREADS
+    if (UNLIKELY(status != LAPSE_OK)) object_unref(x);
+#else
+    if (LIKELY(status == LAPSE_OK)) object_ref(x);
+#endif
+    *value = x;
+    return status;
+}
+
+/* The whole read: OK (a new reference), ABSENT, EXPIRED, EARLY, RAISED or BUSY. Counts nothing. */
+INLINE lapse_status table_read(lapse_table *t, lapse_object *key, uint64_t h, int64_t now, bool quiet,
+                               lapse_object **value) {
+#if LAPSE_THREADS
+    if (t->locked_reads) return read_under_lock(t, key, h, now, quiet, value);
+#endif
+    lapse_status status = read_once(t, key, h, now, quiet, value);
+    for (int n = 1; UNLIKELY(status == LAPSE_MORE); n++) {
+        if (n == READ_TRIES) return read_under_lock(t, key, h, now, quiet, value);
+        PAUSE();
+        status = read_once(t, key, h, now, quiet, value);
+    }
+    return status;
+}
+
+#endif

@@ -1,0 +1,52 @@
+/* Slabs: where the segments of a large cache live. One slab is 2 MiB of pages of the cache's own:
+ *
+ *   | sides: header + ctrl + bitmaps of segment 0, 1, 2, ... | data 0 | data 1 | ... | data n-1 |
+ *     96 KiB, never given back                                 32 KiB each, page-aligned
+ *
+ * Headers lie apart from data so that the pages of a freed segment, or of the unused part of a
+ * 672-slot one, can be given back to the system while the header stays readable.
+ *
+ * Invariants
+ *   1. A header is never unmapped on a free-threaded build, and its seq never falls: a reader that
+ *      still holds a freed segment sees it change and starts again.
+ *   2. A segment in a free list holds no entry and its data pages are not resident.
+ *
+ * Threads: the caller holds the table's directory lock.
+ */
+#ifndef LAPSE_SLAB_H
+#define LAPSE_SLAB_H
+
+#include "segment.h"
+
+#define SLAB_BYTES ((size_t)2 << 20)
+#define PAGE_BYTES ((size_t)4096) /* what slots are laid out by; the system's page may be larger */
+
+typedef struct slab {
+    struct slab *next;
+    uint8_t *pages;
+    segment *free;
+    uint32_t count, free_count;
+    uint32_t made; /* segments ever made in it; the headers behind are still blank */
+} slab;
+
+typedef struct {
+    const lapse_memory *memory;
+    slab *first, *open; /* open: where a free segment was last seen */
+    bool ttls, limits;
+    uint32_t per_slab;
+    size_t side_bytes, data_bytes, data_offset;
+    size_t slabs;
+} slab_pool;
+
+void pool_init(slab_pool *p, const lapse_memory *memory, bool ttls, bool limits);
+void pool_add(slab_pool *p, slab *fresh);
+slab *pool_new_slab(const slab_pool *p);
+void pool_drop_slab(const slab_pool *p, slab *sl);
+bool pool_is_empty(slab_pool *p);
+segment *pool_take(slab_pool *p, uint32_t slots);
+void pool_give(slab_pool *p, segment *s);
+void pool_trim(const segment *s, uint32_t old_slots);
+size_t pool_bytes_in_use(const slab_pool *p, const segment *s);
+void pool_free(slab_pool *p);
+
+#endif

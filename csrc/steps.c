@@ -1,0 +1,298 @@
+/* Work on the whole table, in bounded steps: sweep, shrink, clear, collect.
+ *
+ * A cursor is a place in the order of mixed hashes: a step treats the segment that covers the cursor
+ * and moves the cursor behind that segment's range. Splits and merges change which segment covers a
+ * place but never the order, so nothing is skipped or treated twice. */
+#include "table.h"
+
+#define SWEEP_SEGMENTS 64u /* segments that one step looks into at most */
+#define MERGE_ENTRIES (SEGMENT_HALF_SLOTS / 2u) /* two buddies become one when they hold no more */
+#define SPARE 4u /* a segment is refitted when it could do with a quarter of its slots */
+
+static_assert(MERGE_ENTRIES < SEGMENT_HALF_SLOTS - SEGMENT_HALF_SLOTS / 8, "a merged segment has room");
+
+/* Move the cursor behind the segment. False when that was the last one. */
+static bool advance(uint64_t *cursor, const segment *s) {
+    *cursor = segment_last_hash(s) + 1;
+    return *cursor != 0;
+}
+
+/* --- Shrinking; under the directory lock --- */
+
+/* The lower buddy of an upper one, both of the same depth, if together they hold few entries. */
+static segment *mergeable(lapse_table *t, const segment *s) {
+    if (s->depth == 0 || s->slab == NULL || t->scratch == NULL) return NULL;
+    uint64_t bit = UINT64_C(1) << (64 - s->depth);
+    if (!(s->first_hash & bit)) return NULL;
+    segment *lower = locate(t, s->first_hash ^ bit);
+    if (lower->depth != s->depth || lower->slab == NULL) return NULL;
+    return lower->used + s->used <= MERGE_ENTRIES ? lower : NULL;
+}
+
+/* Move the entries of `upper` into its lower buddy, which then covers both ranges. */
+static void merge(lapse_table *t, segment *lower, segment *upper) {
+    uint32_t old = segment_slots(lower);
+    write_begin(lower);
+    write_begin(upper);
+    uint32_t n = segment_take_all(lower, t->scratch);
+    n += segment_take_all(upper, t->scratch + n);
+    segment_reset(upper, segment_slots(upper));
+    segment_reset(lower, SEGMENT_HALF_SLOTS);
+    for (uint32_t i = 0; i < n; i++) segment_insert(lower, &t->scratch[i]);
+    t->depth_count[lower->depth] -= 2;
+    t->depth_count[lower->depth - 1]++;
+    t->segments--;
+    directory_assign(t, upper, lower);
+    STORE(&lower->depth, lower->depth - 1);
+    upper->dead = true;
+    write_end(lower);
+    structure_changed(t);
+    pool_trim(lower, old);
+    COUNT(t, merges);
+}
+
+/* Merge the segment that covers h with its lower buddy if both are nearly empty. */
+static bool merge_at(lapse_table *t, uint64_t h) {
+    segment *upper = locate(t, h), *lower = mergeable(t, upper);
+    if (lower == NULL) return false;
+    lock_take(&lower->lock);
+    lock_take(&upper->lock);
+    bool still = mergeable(t, upper) == lower;
+    if (still) merge(t, lower, upper);
+    lock_drop(&upper->lock);
+    lock_drop(&lower->lock);
+    if (still) retire(t, upper);
+    return still;
+}
+
+static uint32_t heap_slots_for(uint32_t entries) {
+    uint32_t slots = SEGMENT_MIN_SLOTS;
+    while (slot_limit(slots) < entries * 2) slots *= 2;
+    return slots;
+}
+
+/* A lone segment with far too many slots gives way to a smaller one on the heap. */
+static void shrink_root(lapse_table *t) {
+    segment *root = locate(t, 0);
+    uint32_t slots = heap_slots_for(root->used);
+    if (root->depth > 0 || slots * SPARE > segment_slots(root)) return;
+    segment *small = retired_take(t, slots);
+    if (small == NULL) small = new_heap_segment(t, slots);
+    if (small == NULL) return;
+    lock_take(&root->lock);
+    bool fits = root->used <= slot_limit(slots);
+    if (fits) replace_segment(t, root, small);
+    lock_drop(&root->lock);
+    retire(t, fits ? root : small);
+}
+
+static void narrow(lapse_table *t, uint64_t h) {
+    segment *s = lock_segment(t, h);
+    if (s->slab && segment_slots(s) == SEGMENT_SLOTS && s->used <= MERGE_ENTRIES && t->scratch)
+        refit(t, s, SEGMENT_HALF_SLOTS);
+    lock_drop(&s->lock);
+}
+
+/* Give memory back around the hash h, whose segment the sweep has just left. */
+static void shrink(lapse_table *t, uint64_t h) {
+    lock_take(&t->directory_lock);
+    narrow(t, h);
+    while (merge_at(t, h)) continue;
+    directory_fit(t);
+    if (directory_bits(t->directory) == 0) shrink_root(t);
+    lock_drop(&t->directory_lock);
+}
+
+static bool roomy(const lapse_table *t, const segment *s) {
+    if (s->slab) return s->used <= MERGE_ENTRIES;
+    return t->segments == 1 && heap_slots_for(s->used) * SPARE <= segment_slots(s);
+}
+
+/* --- Sweeping --- */
+
+/* Remove expired entries of the segment at the cursor, at most `room`. Returns how many went; the
+ * cursor moves on when the segment is done. */
+static size_t sweep_segment(lapse_table *t, uint64_t *cursor, int64_t now, size_t room, lapse_item *removed,
+                            bool *more) {
+    uint32_t slots[LAPSE_STEP];
+    uint64_t h = *cursor;
+    segment *s = lock_segment(t, h);
+    uint32_t n = segment_expired(s, now, (uint32_t)room, slots);
+    for (uint32_t i = 0; i < n; i++) segment_remove(s, slots[i], &removed[i]);
+    bool done = n < room, spare = done && roomy(t, s);
+    *more = done ? advance(cursor, s) : true;
+    lock_drop(&s->lock);
+    if (spare) shrink(t, h);
+    return n;
+}
+
+/* One step of a sweep that began with `*cursor` = 0: fills `removed` (room for LAPSE_STEP) with at most
+ * `limit` expired entries. OK: the table's end was reached. MORE: call again. */
+lapse_status lapse_sweep(lapse_table *t, uint64_t *cursor, int64_t now, size_t limit, lapse_item *removed,
+                         size_t *n) {
+    int64_t at = lapse_now(t, now);
+    bool more = true;
+    size_t room = limit < LAPSE_STEP ? limit : LAPSE_STEP;
+    *n = 0;
+    for (uint32_t i = 0; i < SWEEP_SEGMENTS && more && *n < room; i++)
+        *n += sweep_segment(t, cursor, at, room - *n, removed + *n, &more);
+    COUNT_MANY(t, expirations, *n);
+    if (!more) COUNT(t, sweeps);
+    return more ? LAPSE_MORE : LAPSE_OK;
+}
+
+/* --- Clearing --- */
+
+/* Move every segment from the directory to the graveyard. Under the directory lock. */
+static void bury_all(lapse_table *t) {
+    for (uint64_t cursor = 0, more = 1; more;) {
+        segment *s = lock_segment(t, cursor);
+        more = advance(&cursor, s);
+        write_begin(s); /* odd until the segment is used again */
+        s->dead = true;
+        s->next = t->graveyard;
+        t->graveyard = s;
+        lock_drop(&s->lock);
+    }
+}
+
+static void start_over(lapse_table *t, segment *blank) {
+    lock_take(&blank->lock);
+    STORE(&blank->first_hash, 0);
+    STORE(&blank->depth, 0);
+    blank->dead = false;
+    memset(t->depth_count, 0, sizeof t->depth_count);
+    t->segments = t->depth_count[0] = 1;
+    PUBLISH(&t->arrays[0][0], blank);
+    write_end(blank);
+    directory_publish(t, 0);
+    structure_changed(t);
+    lock_drop(&blank->lock);
+}
+
+/* Empty the table in time proportional to its segments: the entries are only put aside, and
+ * lapse_drain() hands them out. OK or NO_MEMORY (nothing has changed then). */
+lapse_status lapse_detach(lapse_table *t) {
+    segment *fresh = new_heap_segment(t, SEGMENT_MIN_SLOTS);
+    if (fresh == NULL) return LAPSE_NO_MEMORY;
+    lock_take(&t->directory_lock);
+    segment *old = retired_take(t, SEGMENT_MIN_SLOTS);
+    bury_all(t);
+    start_over(t, old ? old : fresh);
+    if (old) retire(t, fresh);
+    lock_drop(&t->directory_lock);
+    return LAPSE_OK;
+}
+
+/* Take entries out of a buried segment; nobody else can reach it. */
+static size_t unbury(segment *s, size_t room, lapse_item *removed) {
+    size_t n = 0;
+    for (uint32_t g = 0; g < s->groups && s->used > 0; g++)
+        for (group_mask m = group_full(group_load(s->ctrl + g * GROUP_SLOTS)); m; m &= m - 1) {
+            if (n == room) return n;
+            segment_remove(s, g * GROUP_SLOTS + mask_slot(m), &removed[n++]);
+        }
+    return n;
+}
+
+/* Hand out entries that were put aside, at most LAPSE_STEP. MORE: call again. OK: none is left. */
+lapse_status lapse_drain(lapse_table *t, lapse_item *removed, size_t *n) {
+    *n = 0;
+    lock_take(&t->directory_lock);
+    while (t->graveyard && *n < LAPSE_STEP) {
+        segment *s = t->graveyard;
+        *n += unbury(s, LAPSE_STEP - *n, removed + *n);
+        if (s->used > 0) break;
+        t->graveyard = s->next;
+        segment_reset(s, segment_slots(s));
+        retire(t, s);
+    }
+    bool more = t->graveyard != NULL;
+    lock_drop(&t->directory_lock);
+    return more ? LAPSE_MORE : LAPSE_OK;
+}
+
+/* Give every entry up and leave no segment: only lapse_table_free() may follow. */
+void empty_for_good(lapse_table *t) {
+    lapse_item removed[LAPSE_STEP];
+    bury_all(t);
+    t->directory = 0;
+    for (lapse_status status = LAPSE_MORE; status == LAPSE_MORE;) {
+        size_t n;
+        status = lapse_drain(t, removed, &n);
+        release_items(removed, n);
+    }
+}
+
+/* --- Collecting --- */
+
+static void copy_out(const segment *s, uint32_t slot, lapse_item *out) {
+    record r;
+    segment_read(s, slot, &r);
+    object_ref(r.e.key);
+    object_ref(r.e.value);
+    *out = (lapse_item){r.e.key, r.e.value, r.deadline, r.ttl, r.limit, r.own};
+}
+
+static size_t collect_segment(const segment *s, uint64_t from, int64_t at, lapse_item *out) {
+    size_t n = 0;
+    for (uint32_t g = 0; g < s->groups; g++)
+        for (group_mask m = group_full(group_load(s->ctrl + g * GROUP_SLOTS)); m; m &= m - 1) {
+            uint32_t slot = g * GROUP_SLOTS + mask_slot(m);
+            bool live = DEADLINE_RANK(s->deadlines[slot]) >= (uint64_t)at;
+            if (live && s->entries[slot].hash >= from) copy_out(s, slot, &out[n++]);
+        }
+    return n;
+}
+
+/* One step of a walk that began with `*cursor` = 0: new references to the live entries of the segment at
+ * the cursor, all at one instant. OK: the table's end was reached. MORE: call again. NO_ROOM: `out`
+ * needs room for `*n`; nothing was done. */
+lapse_status lapse_collect(lapse_table *t, uint64_t *cursor, int64_t now, lapse_item *out, size_t room,
+                           size_t *n) {
+    int64_t at = lapse_now(t, now);
+    segment *s = lock_segment(t, *cursor);
+    if (s->used > room) {
+        *n = s->used;
+        lock_drop(&s->lock);
+        return LAPSE_NO_ROOM;
+    }
+    *n = collect_segment(s, *cursor, at, out);
+    bool more = advance(cursor, s);
+    lock_drop(&s->lock);
+    return more ? LAPSE_MORE : LAPSE_OK;
+}
+
+static bool pop_from(segment *s, int64_t at, lapse_item *removed) {
+    for (uint32_t g = 0; g < s->groups && s->used > 0; g++)
+        for (group_mask m = group_full(group_load(s->ctrl + g * GROUP_SLOTS)); m; m &= m - 1) {
+            uint32_t slot = g * GROUP_SLOTS + mask_slot(m);
+            if (DEADLINE_RANK(s->deadlines[slot]) < (uint64_t)at) continue;
+            segment_remove(s, slot, removed);
+            return true;
+        }
+    return false;
+}
+
+static bool pop_behind(lapse_table *t, uint64_t *cursor, int64_t at, lapse_item *removed) {
+    for (bool more = true; more;) {
+        segment *s = lock_segment(t, *cursor);
+        bool found = pop_from(s, at, removed);
+        if (!found) more = advance(cursor, s);
+        lock_drop(&s->lock);
+        if (found) return true;
+    }
+    return false;
+}
+
+/* Take any live entry out, from the segment at the cursor or a later one, else from the first on: OK or
+ * ABSENT. A caller that keeps the cursor does not walk the emptied front again each time. */
+lapse_status lapse_pop_any(lapse_table *t, uint64_t *cursor, int64_t now, lapse_item *removed) {
+    int64_t at = lapse_now(t, now);
+    bool front = *cursor != 0; /* something lies before the cursor */
+    bool found = pop_behind(t, cursor, at, removed);
+    if (!found && front) found = pop_behind(t, cursor, at, removed);
+    if (!found) return LAPSE_ABSENT;
+    COUNT(t, deletes);
+    return LAPSE_OK;
+}

@@ -1,0 +1,550 @@
+/* The table: making it, finding a key under the lock, and every operation on a single key. The
+ * layout, the invariants and the order of locks stand in table.h.
+ *
+ * A write has one shape: lookup_begin() finds the key and leaves its segment locked, after any user
+ * comparison has run outside the lock; the change is loads and stores alone; lookup_end() unlocks
+ * and only then gives up what the comparisons held. What was replaced or removed is handed to the
+ * caller, who gives it up when no lock is held. */
+#include "table.h"
+
+#include "read.h"
+
+#define LOOKUP_ROUNDS 1000u /* restarts before a comparison that always changes the table is refused */
+#define GOLDEN_STEP UINT64_C(0x9E3779B97F4A7C15)
+
+const char *lapse_probe_name(void) { return LAPSE_PROBE_NAME; }
+
+/* --- Making --- */
+
+static bool first_segment(lapse_table *t) {
+    segment *root = new_heap_segment(t, SEGMENT_MIN_SLOTS);
+    t->arrays[0] = t->config.memory->grab(sizeof(segment *));
+    if (root == NULL || t->arrays[0] == NULL) return false;
+    t->arrays[0][0] = root;
+    t->directory = (uint64_t)(uintptr_t)t->arrays[0] | 63u;
+    t->segments = t->depth_count[0] = 1;
+    return true;
+}
+
+/* A new empty table, or NULL when memory is short. */
+lapse_table *lapse_table_new(const lapse_config *config) {
+    const lapse_memory *memory = config->memory ? config->memory : &lapse_system_memory;
+    lapse_table *t = memory->grab(sizeof *t);
+    if (t == NULL) return NULL;
+    t->config = *config;
+    t->config.memory = memory;
+    t->mode = config->mode;
+    t->own_clock = config->own_clock;
+    t->locked_reads = config->locked_reads;
+    t->slack = clock_slack();
+    t->tick = config->own_clock ? 0 : clock_tick();
+    t->random = config->seed;
+    lock_init(&t->directory_lock);
+    bool sliding = config->mode == LAPSE_SLIDING;
+    pool_init(&t->pool, memory, config->mode != LAPSE_FIXED, sliding && config->max_lifetime != LAPSE_NEVER);
+    if (first_segment(t)) return t;
+    lapse_table_free(t);
+    return NULL;
+}
+
+/* Free a table that nobody uses any more. It may still hold entries: their references are given up. */
+void lapse_table_free(lapse_table *t) {
+    const lapse_memory *memory = t->config.memory;
+    if (t->directory) empty_for_good(t);
+    while (t->retired) {
+        segment *s = t->retired;
+        t->retired = s->next;
+        memory->drop(s);
+    }
+    for (uint32_t d = 0; d <= MAX_DEPTH; d++)
+        if (t->arrays[d]) memory->drop(t->arrays[d]);
+    if (t->scratch) memory->drop(t->scratch);
+    pool_free(&t->pool);
+    memory->drop(t);
+}
+
+/* --- Time and chance --- */
+
+/* `now` itself, or the native clock's precise reading. */
+int64_t lapse_now(const lapse_table *t, int64_t now) {
+    (void)t;
+    return now == LAPSE_NATIVE ? clock_precise() : now;
+}
+
+/* A uniform draw from [0, 1): a counter mixed by splitmix64 (Steele, Lea, Flood 2014). */
+double draw(lapse_table *t) {
+    uint64_t z = FETCH_ADD64(&t->random, GOLDEN_STEP) + GOLDEN_STEP;
+    z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94D049BB133111EB);
+    return (double)((z ^ (z >> 31)) >> 11) * 0x1.0p-53;
+}
+
+/* The linear ramp: within the last `early_factor` of its lifetime an entry ends with a probability
+ * that grows from 0 to 1. */
+lapse_status judge_early(lapse_table *t, int64_t deadline, int64_t ttl, int64_t at) {
+    double ramp = (double)ttl * t->config.early_factor, left = (double)(deadline - at);
+    if (left >= ramp) return LAPSE_OK;
+    return draw(t) < (ramp - left) / ramp ? LAPSE_EARLY : LAPSE_OK;
+}
+
+static int64_t add_capped(int64_t at, int64_t ttl) {
+    return ttl == LAPSE_NEVER || at > INT64_MAX - ttl ? LAPSE_NEVER : at + ttl;
+}
+
+static int64_t earlier(int64_t a, int64_t b) { return DEADLINE_RANK(a) < DEADLINE_RANK(b) ? a : b; }
+
+/* Fill in lifetime, deadline and hard limit of an entry that is stored at `at`. */
+static void date_record(lapse_table *t, record *r, int64_t ttl, int64_t at) {
+    const lapse_config *c = &t->config;
+    r->ttl = ttl == LAPSE_DEFAULT ? c->default_ttl : ttl;
+    r->own = c->jitter > 0 || r->ttl != c->default_ttl;
+    if (c->jitter > 0 && r->ttl != LAPSE_NEVER) {
+        r->ttl -= (int64_t)((double)r->ttl * c->jitter * draw(t));
+        if (r->ttl < 1) r->ttl = 1;
+    }
+    r->limit = add_capped(at, c->max_lifetime);
+    r->deadline = earlier(add_capped(at, r->ttl), r->limit);
+}
+
+static bool passed(int64_t deadline, int64_t at) { return DEADLINE_RANK(deadline) < (uint64_t)at; }
+
+/* --- Locking and finding --- */
+
+/* Lock the segment that covers h. */
+segment *lock_segment(lapse_table *t, uint64_t h) {
+    for (;;) {
+        segment *s = locate(t, h);
+        lock_take(&s->lock);
+        if (LIKELY(!s->dead && segment_covers(s, h))) return s;
+        lock_drop(&s->lock);
+        /* Somebody replaces segments: wait for them where the interpreter knows that we wait. Who
+         * holds this lock sees the directory as it is and does not come here. */
+        lock_take(&t->directory_lock);
+        lock_drop(&t->directory_lock);
+    }
+}
+
+/* What a comparison said about this key object before, or -1. */
+static int verdict_of(const lookup *l, const lapse_object *k) {
+    for (uint32_t i = 0; i < l->verdicts && i < VERDICTS; i++)
+        if (l->judged[i] == k) return l->equal[i];
+    return -1;
+}
+
+static void verdict_add(lookup *l, lapse_object *k, bool equal) {
+    uint32_t i = l->verdicts++ % VERDICTS;
+    lapse_object *old = l->verdicts > VERDICTS ? l->judged[i] : NULL;
+    l->judged[i] = k;
+    l->equal[i] = equal;
+    if (old) object_unref(old);
+}
+
+/* Run the user's comparison with no lock held, then lock again. OK: equal; ABSENT: not equal; MORE:
+ * the segment changed meanwhile; RAISED. Only after OK and ABSENT is the segment locked. */
+static lapse_status ask_unlocked(lookup *l, lapse_table *t, lapse_object *k, lapse_object *key) {
+    view v = {.s = l->s, .seq = l->s->seq, .structure = structure_of(t)};
+    object_ref(k);
+    lock_drop(&l->s->lock);
+    int equal = object_equal(k, key);
+    if (equal < 0) {
+        object_unref(k);
+        return LAPSE_RAISED;
+    }
+    verdict_add(l, k, equal > 0);
+    if (!view_holds(t, &v)) return LAPSE_MORE;
+    lock_take(&l->s->lock);
+    if (!view_holds(t, &v)) {
+        lock_drop(&l->s->lock);
+        return LAPSE_MORE;
+    }
+    return equal ? LAPSE_OK : LAPSE_ABSENT;
+}
+
+static lapse_status judge_slot(lookup *l, lapse_table *t, uint32_t slot, lapse_object *key, uint64_t h) {
+    const entry *e = &l->s->entries[slot];
+    if (e->key == key) return LAPSE_OK;
+    if (e->hash != h) return LAPSE_ABSENT;
+    sameness same = object_same(e->key, key);
+    if (same != ASK) return same == SAME ? LAPSE_OK : LAPSE_ABSENT;
+    int known = verdict_of(l, e->key);
+    if (known >= 0) return known ? LAPSE_OK : LAPSE_ABSENT;
+    return ask_unlocked(l, t, e->key, key);
+}
+
+/* Walk the probe path of h in the locked segment. */
+static lapse_status search_locked(lookup *l, lapse_table *t, lapse_object *key, uint64_t h) {
+    segment *s = l->s;
+    uint32_t g = hash_group(h, s->groups);
+    for (uint32_t n = s->groups; n > 0; n--, g = next_group(s, g)) {
+        group ctrl = group_load(s->ctrl + g * GROUP_SLOTS);
+        for (group_mask m = group_match(ctrl, hash_tag(h)); m; m &= m - 1) {
+            l->slot = g * GROUP_SLOTS + mask_slot(m);
+            lapse_status status = judge_slot(l, t, l->slot, key, h);
+            if (status != LAPSE_ABSENT) return status;
+        }
+        if (group_empty(ctrl)) break;
+    }
+    return LAPSE_ABSENT;
+}
+
+static void forget_verdicts(lookup *l) {
+    uint32_t n = l->verdicts < VERDICTS ? l->verdicts : VERDICTS;
+    l->verdicts = 0;
+    while (n > 0) object_unref(l->judged[--n]);
+}
+
+/* Find a key. OK (at l->s, l->slot) and ABSENT leave the segment locked: call lookup_end(). RAISED and
+ * BUSY leave nothing to end. */
+lapse_status lookup_begin(lookup *l, lapse_table *t, lapse_object *key, uint64_t h) {
+    l->verdicts = 0;
+    for (uint32_t round = 0; round < LOOKUP_ROUNDS; round++) {
+        l->s = lock_segment(t, h);
+        lapse_status status = search_locked(l, t, key, h);
+        if (status == LAPSE_OK || status == LAPSE_ABSENT) return status;
+        if (status == LAPSE_RAISED) {
+            forget_verdicts(l);
+            return LAPSE_RAISED;
+        }
+    }
+    forget_verdicts(l);
+    return LAPSE_BUSY;
+}
+
+void lookup_end(lookup *l) {
+    lock_drop(&l->s->lock);
+    if (l->verdicts) forget_verdicts(l);
+}
+
+void release_items(lapse_item *items, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        object_unref(items[i].key);
+        object_unref(items[i].value);
+    }
+}
+
+/* --- Reading --- */
+
+/* Move a sliding entry's deadline. The lock, and seq unchanged under it, make sure that the slot was
+ * not deleted and used again meanwhile; once a tick and entry at most, so readers seldom meet. */
+NOINLINE void rearm(segment *s, uint32_t slot, uint64_t seq, int64_t deadline) {
+    lock_take(&s->lock);
+    if (s->seq == seq) STORE(&s->deadlines[slot], deadline);
+    lock_drop(&s->lock);
+}
+
+static lapse_status settle_hit(lapse_table *t, segment *s, uint32_t slot, int64_t now, bool quiet) {
+    int64_t deadline = s->deadlines[slot], at = 0;
+    if (deadline == LAPSE_NEVER) return LAPSE_OK;
+    if (deadline_passed(t, deadline, now, &at)) return LAPSE_EXPIRED;
+    if (quiet) return LAPSE_OK;
+    if (t->mode == LAPSE_PROBABILISTIC) return judge_early(t, deadline, s->ttls[slot], at);
+    if (t->mode == LAPSE_SLIDING && s->ttls[slot] != LAPSE_NEVER)
+        STORE(&s->deadlines[slot], slid_deadline(s, slot, s->ttls[slot], at));
+    return LAPSE_OK;
+}
+
+/* The read that no writer can turn away: it holds the segment's lock. */
+NOINLINE lapse_status read_under_lock(lapse_table *t, lapse_object *key, uint64_t h, int64_t now, bool quiet,
+                                      lapse_object **value) {
+    lookup l;
+    lapse_status status = lookup_begin(&l, t, key, h);
+    if (status != LAPSE_OK && status != LAPSE_ABSENT) return status;
+    if (status == LAPSE_OK) status = settle_hit(t, l.s, l.slot, now, quiet);
+    if (status == LAPSE_OK) object_ref(*value = l.s->entries[l.slot].value);
+    lookup_end(&l);
+    return status;
+}
+
+/* Read a key: OK gives a new reference in `*value`; ABSENT, EXPIRED, EARLY, RAISED, BUSY give none.
+ * An entry found expired, or ended by the draw, is removed. Counts a hit or a miss. */
+lapse_status lapse_get(lapse_table *t, lapse_object *key, uint64_t hash, int64_t now, lapse_object **value) {
+    lapse_status status = table_read(t, key, mix_hash(hash), now, false, value);
+    if (status == LAPSE_OK) {
+        COUNT(t, hits);
+        return status;
+    }
+    if (status == LAPSE_EXPIRED || status == LAPSE_EARLY) lapse_discard(t, key, hash, status, now);
+    if (status < LAPSE_MORE) COUNT(t, misses);
+    return status;
+}
+
+/* Is there a live entry? OK, ABSENT, EXPIRED, RAISED or BUSY; nothing is touched, drawn or counted. */
+lapse_status lapse_has(lapse_table *t, lapse_object *key, uint64_t hash, int64_t now) {
+    lapse_object *value;
+    lapse_status status = table_read(t, key, mix_hash(hash), now, true, &value);
+    if (status == LAPSE_OK) object_unref(value);
+    return status;
+}
+
+/* Look at an entry without touching, drawing or counting. OK: `out` holds new references. */
+lapse_status lapse_peek(lapse_table *t, lapse_object *key, uint64_t hash, int64_t now, lapse_item *out) {
+    lookup l;
+    record r;
+    lapse_status status = lookup_begin(&l, t, key, mix_hash(hash));
+    if (status != LAPSE_OK && status != LAPSE_ABSENT) return status;
+    if (status == LAPSE_OK) {
+        segment_read(l.s, l.slot, &r);
+        if (passed(r.deadline, lapse_now(t, now))) status = LAPSE_EXPIRED;
+    }
+    if (status == LAPSE_OK) {
+        *out = (lapse_item){r.e.key, r.e.value, r.deadline, r.ttl, r.limit, r.own};
+        object_ref(r.e.key);
+        object_ref(r.e.value);
+    }
+    lookup_end(&l);
+    return status;
+}
+
+/* --- Writing --- */
+
+static void overwrite(lookup *l, const record *r, lapse_object **replaced) {
+    segment *s = l->s;
+    *replaced = s->entries[l->slot].value;
+    object_ref(r->e.value);
+    object_mark(r->e.value);
+    write_begin(s);
+    segment_write(s, l->slot, r);
+    write_end(s);
+}
+
+static void insert_new(lookup *l, const record *r) {
+    segment *s = l->s;
+    object_ref(r->e.key);
+    object_ref(r->e.value);
+    object_mark(r->e.key);
+    object_mark(r->e.value);
+    write_begin(s);
+    segment_insert(s, r);
+    write_end(s);
+}
+
+/* Find the key or make room for it. OK and ABSENT leave the lookup begun. */
+static lapse_status begin_put(lookup *l, lapse_table *t, const record *r, int64_t at) {
+    for (;;) {
+        lapse_status status = lookup_begin(l, t, r->e.key, r->e.hash);
+        if (status != LAPSE_ABSENT || segment_has_room(l->s, r->e.hash)) return status;
+        lookup_end(l);
+        status = make_room(t, r->e.hash, at);
+        if (status != LAPSE_OK) return status;
+    }
+}
+
+/* Store a record whatever was there. */
+static lapse_status put_record(lapse_table *t, record *r, int64_t at, lapse_object **replaced) {
+    lookup l;
+    *replaced = NULL;
+    lapse_status status = begin_put(&l, t, r, at);
+    if (status == LAPSE_OK) {
+        if (passed(l.s->deadlines[l.slot], at)) COUNT(t, expirations);
+        overwrite(&l, r, replaced);
+    } else if (status == LAPSE_ABSENT) {
+        insert_new(&l, r);
+    } else {
+        return status;
+    }
+    lookup_end(&l);
+    return LAPSE_OK;
+}
+
+/* Store a value for `ttl` nanoseconds (LAPSE_DEFAULT, LAPSE_NEVER or positive). The caller gives up
+ * `*replaced`, the old value, if it is not NULL. OK, NO_MEMORY, RAISED or BUSY. */
+lapse_status lapse_put(lapse_table *t, lapse_object *key, uint64_t hash, lapse_object *value, int64_t ttl,
+                       int64_t now, lapse_object **replaced) {
+    record r = {.e = {key, value, mix_hash(hash)}};
+    int64_t at = lapse_now(t, now);
+    date_record(t, &r, ttl, at);
+    lapse_status status = put_record(t, &r, at, replaced);
+    if (status == LAPSE_OK) COUNT(t, sets);
+    return status;
+}
+
+/* The same for an entry that brings its own dates: for copies. */
+lapse_status lapse_put_item(lapse_table *t, const lapse_item *item, uint64_t hash, int64_t now,
+                            lapse_object **replaced) {
+    record r = {.e = {item->key, item->value, mix_hash(hash)},
+                .deadline = item->deadline,
+                .ttl = item->ttl,
+                .limit = item->limit,
+                .own = item->own_ttl};
+    return put_record(t, &r, lapse_now(t, now), replaced);
+}
+
+/* Store only if there is no live entry. ABSENT: stored. OK: there is one, and `*present` is a new
+ * reference to its value. An expired one makes way: `*present` is then its old value, to give up. */
+lapse_status lapse_put_new(lapse_table *t, lapse_object *key, uint64_t hash, lapse_object *value,
+                           int64_t ttl, int64_t now, lapse_object **present) {
+    record r = {.e = {key, value, mix_hash(hash)}};
+    int64_t at = lapse_now(t, now);
+    lookup l;
+    *present = NULL;
+    date_record(t, &r, ttl, at);
+    lapse_status status = begin_put(&l, t, &r, at);
+    if (status == LAPSE_OK && passed(l.s->deadlines[l.slot], at)) {
+        overwrite(&l, &r, present);
+        COUNT(t, expirations);
+        status = LAPSE_ABSENT;
+    } else if (status == LAPSE_OK) {
+        object_ref(*present = l.s->entries[l.slot].value);
+    } else if (status == LAPSE_ABSENT) {
+        insert_new(&l, &r);
+    } else {
+        return status;
+    }
+    lookup_end(&l);
+    if (status == LAPSE_ABSENT) COUNT(t, sets);
+    return status;
+}
+
+/* Replace the value of a live entry, keeping its deadline, if the value is still `expected`. OK: the
+ * caller gives up `*replaced`, which is `expected`. ABSENT: somebody was quicker. */
+lapse_status lapse_exchange(lapse_table *t, lapse_object *key, uint64_t hash, lapse_object *expected,
+                            lapse_object *value, int64_t now, lapse_object **replaced) {
+    lookup l;
+    record r;
+    lapse_status status = lookup_begin(&l, t, key, mix_hash(hash));
+    if (status != LAPSE_OK && status != LAPSE_ABSENT) return status;
+    if (status == LAPSE_OK) {
+        segment_read(l.s, l.slot, &r);
+        if (r.e.value != expected || passed(r.deadline, lapse_now(t, now))) status = LAPSE_ABSENT;
+    }
+    if (status == LAPSE_OK) {
+        r.e.value = value;
+        overwrite(&l, &r, replaced);
+        COUNT(t, sets);
+    }
+    lookup_end(&l);
+    return status;
+}
+
+/* Give a live entry a new lifetime from now. OK, ABSENT, RAISED or BUSY. */
+lapse_status lapse_touch(lapse_table *t, lapse_object *key, uint64_t hash, int64_t ttl, int64_t now) {
+    lookup l;
+    record r, dated;
+    int64_t at = lapse_now(t, now);
+    lapse_status status = lookup_begin(&l, t, key, mix_hash(hash));
+    if (status != LAPSE_OK && status != LAPSE_ABSENT) return status;
+    if (status == LAPSE_OK) {
+        segment_read(l.s, l.slot, &r);
+        if (passed(r.deadline, at)) status = LAPSE_ABSENT;
+    }
+    if (status == LAPSE_OK) {
+        date_record(t, &dated, ttl, at);
+        r.deadline = earlier(add_capped(at, dated.ttl), r.limit);
+        r.ttl = dated.ttl;
+        r.own = dated.own;
+        write_begin(l.s);
+        segment_write(l.s, l.slot, &r);
+        write_end(l.s);
+    }
+    lookup_end(&l);
+    return status;
+}
+
+/* Take an entry out. OK: it was live; EXPIRED: it was not any more. Both fill `removed`. ABSENT, RAISED
+ * and BUSY do not. */
+lapse_status lapse_delete(lapse_table *t, lapse_object *key, uint64_t hash, int64_t now, lapse_item *removed) {
+    lookup l;
+    lapse_status status = lookup_begin(&l, t, key, mix_hash(hash));
+    if (status != LAPSE_OK && status != LAPSE_ABSENT) return status;
+    if (status == LAPSE_OK) {
+        int64_t deadline = l.s->deadlines[l.slot], at;
+        if (deadline != LAPSE_NEVER && deadline_passed(t, deadline, now, &at)) status = LAPSE_EXPIRED;
+        segment_remove(l.s, l.slot, removed);
+    }
+    lookup_end(&l);
+    if (status == LAPSE_OK) COUNT(t, deletes);
+    if (status == LAPSE_EXPIRED) COUNT(t, expirations);
+    return status;
+}
+
+/* After a read that found its entry EXPIRED or ended it EARLY: take it out, unless somebody stored it
+ * anew meanwhile. */
+NOINLINE void lapse_discard(lapse_table *t, lapse_object *key, uint64_t hash, lapse_status why, int64_t now) {
+    lookup l;
+    lapse_item removed;
+    lapse_status status = lookup_begin(&l, t, key, mix_hash(hash));
+    if (status != LAPSE_OK && status != LAPSE_ABSENT) return;
+    bool gone = status == LAPSE_OK &&
+                (why == LAPSE_EARLY || passed(l.s->deadlines[l.slot], lapse_now(t, now)));
+    if (gone) segment_remove(l.s, l.slot, &removed);
+    lookup_end(&l);
+    if (!gone) return;
+    if (why == LAPSE_EARLY) COUNT(t, early);
+    else COUNT(t, expirations);
+    release_items(&removed, 1);
+}
+
+/* --- Whole-table facts --- */
+
+/* Entries live at `now`. Segments whose earliest deadline lies ahead are not looked into. */
+size_t lapse_len(lapse_table *t, int64_t now) {
+    size_t live = 0;
+    int64_t at = lapse_now(t, now);
+    for (uint64_t cursor = 0;;) {
+        segment *s = lock_segment(t, cursor);
+        live += segment_count_live(s, at);
+        uint64_t last = segment_last_hash(s);
+        lock_drop(&s->lock);
+        if (last == UINT64_MAX) return live;
+        cursor = last + 1;
+    }
+}
+
+size_t lapse_segments(const lapse_table *t) { return t->segments; }
+
+/* Bytes of native memory: what is resident of slabs, by arithmetic, and every other allocation. */
+size_t lapse_bytes(const lapse_table *t) {
+    size_t bytes = sizeof *t + t->pool.slabs * sizeof(slab);
+    if (t->scratch) bytes += SEGMENT_SLOTS * sizeof(record);
+    for (uint32_t d = 0; d <= MAX_DEPTH; d++)
+        if (t->arrays[d]) bytes += sizeof(segment *) << d;
+    for (const segment *s = t->retired; s; s = s->next)
+        bytes += segment_heap_bytes(segment_slots(s), t->pool.ttls, t->pool.limits);
+    for (uint64_t cursor = 0;;) {
+        const segment *s = locate(t, cursor);
+        bytes += s->slab ? pool_bytes_in_use(&t->pool, s)
+                         : segment_heap_bytes(segment_slots(s), t->pool.ttls, t->pool.limits);
+        uint64_t last = segment_last_hash(s);
+        if (last == UINT64_MAX) return bytes;
+        cursor = last + 1;
+    }
+}
+
+void lapse_counters_read(const lapse_table *t, lapse_counters *out) {
+    uint64_t *sum = (uint64_t *)out;
+    memset(out, 0, sizeof *out);
+    for (uint32_t i = 0; i < COUNTER_STRIPES; i++) {
+        const uint64_t *one = (const uint64_t *)&t->counters[i].c;
+        for (size_t w = 0; w < sizeof *out / sizeof *sum; w++) sum[w] += RELAXED(&one[w]);
+    }
+}
+
+/* Visit what can be part of a reference cycle. The interpreter has stopped every other thread. */
+int lapse_traverse(lapse_table *t, lapse_visit visit, void *arg) {
+    for (uint64_t cursor = 0;;) {
+        const segment *s = locate(t, cursor);
+        int stop = segment_traverse(s, visit, arg);
+        uint64_t last = segment_last_hash(s);
+        if (stop || last == UINT64_MAX) return stop;
+        cursor = last + 1;
+    }
+}
+
+/* --- Checks --- */
+
+/* Walk every invariant of the table and its segments; nobody else may be using it. */
+bool lapse_check(lapse_table *t) {
+    size_t segments = 0;
+    uint32_t bits = directory_bits(t->directory), deepest = 0;
+    segment **array = directory_array(t->directory);
+    for (uint64_t i = 0; i < UINT64_C(1) << bits; i++) {
+        segment *s = array[i];
+        uint64_t first = bits ? i << (64 - bits) : 0;
+        if (s->dead || !segment_covers(s, first) || s->depth > bits) return false;
+        if (s->first_hash != first) continue;
+        if (!segment_check(s)) return false;
+        segments++;
+        deepest = s->depth > deepest ? s->depth : deepest;
+    }
+    return segments == t->segments && deepest == bits;
+}

@@ -1,0 +1,396 @@
+/* Fast entries in front of the Cython methods, and the type slots that Cython cannot spell.
+ *
+ * Each fast entry takes the common shape of a call (positional arguments, native clock, an open
+ * cache), answers it from the table, and hands every other shape to the Cython method behind it, so
+ * that _core.pyx alone says what a method does. fast_install() puts them in place once, when the
+ * module starts, before any subclass or instance exists.
+ *
+ *   get, __getitem__, set, __setitem__     read.h and lapse_put() without argument parsing
+ *   tp_traverse, tp_clear                  the table's own entries, by its gc bitmaps
+ *   fast_describe()                        gives a subclass method descriptors of its own: the
+ *                                          interpreter specialises calls only for the exact type
+ */
+#ifndef LAPSE_FAST_H
+#define LAPSE_FAST_H
+
+#include "read.h"
+
+/* How every Cache begins; _core.pyx declares the same three fields first. */
+typedef struct {
+    PyObject_HEAD
+    lapse_table *table;  /* NULL once closed */
+    lapse_table *direct; /* the same, but NULL also under a caller's clock */
+    lapse_table *owned;  /* until the object dies */
+} cache_head;
+
+/* The Cython methods and slots behind the fast entries: written once, in fast_install(). */
+static struct {
+    PyCFunctionFastWithKeywords get, set;
+    binaryfunc subscript;
+    objobjargproc store;
+    traverseproc traverse;
+    inquiry clear;
+} behind;
+
+/* An exact str knows its hash. -1 when the hash raised. */
+static inline Py_hash_t fast_hash(PyObject *key) {
+    if (LIKELY(PyUnicode_CheckExact(key))) {
+        Py_hash_t hash = RELAXED(&((PyASCIIObject *)key)->hash);
+        if (LIKELY(hash != -1)) return hash;
+    }
+    return PyObject_Hash(key);
+}
+
+/* --- Reading --- */
+
+/* NULL without an exception: absent. */
+static NOINLINE PyObject *settle_read(lapse_table *t, PyObject *key, Py_hash_t hash, lapse_status status) {
+    if (status == LAPSE_EXPIRED || status == LAPSE_EARLY) {
+        lapse_discard(t, key, (uint64_t)hash, status, LAPSE_NATIVE);
+        COUNT(t, misses);
+    } else if (status == LAPSE_BUSY) {
+        PyErr_SetString(PyExc_RuntimeError, "the key's __eq__ changed the cache at every attempt");
+    }
+    return NULL;
+}
+
+INLINE PyObject *fast_read(lapse_table *t, PyObject *key, Py_hash_t hash) {
+    PyObject *value = NULL;
+    lapse_status status = table_read(t, key, mix_hash((uint64_t)hash), LAPSE_NATIVE, false, &value);
+    if (LIKELY(status == LAPSE_OK)) {
+        COUNT(t, hits);
+        return value;
+    }
+    if (LIKELY(status == LAPSE_ABSENT)) {
+        COUNT(t, misses);
+        return NULL;
+    }
+    return settle_read(t, key, hash, status);
+}
+
+static PyObject *fast_get(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names) {
+    if (UNLIKELY(names != NULL || nargs < 1 || nargs > 2)) return behind.get(self, args, nargs, names);
+    Py_hash_t hash = fast_hash(args[0]);
+    if (UNLIKELY(hash == -1)) return NULL;
+    lapse_table *t = ((cache_head *)self)->direct;
+    if (UNLIKELY(t == NULL)) return behind.get(self, args, nargs, names);
+    PyObject *value = fast_read(t, args[0], hash);
+    if (LIKELY(value != NULL)) return value;
+    if (UNLIKELY(PyErr_Occurred() != NULL)) return NULL;
+    value = nargs == 2 ? args[1] : Py_None;
+    Py_INCREF(value);
+    return value;
+}
+
+static PyObject *fast_subscript(PyObject *self, PyObject *key) {
+    Py_hash_t hash = fast_hash(key);
+    if (UNLIKELY(hash == -1)) return NULL;
+    lapse_table *t = ((cache_head *)self)->direct;
+    if (UNLIKELY(t == NULL)) return behind.subscript(self, key);
+    PyObject *value = fast_read(t, key, hash);
+    if (UNLIKELY(value == NULL) && !PyErr_Occurred()) {
+        PyObject *args = PyTuple_Pack(1, key); /* a tuple key must not be taken for the arguments */
+        if (args) PyErr_SetObject(PyExc_KeyError, args);
+        Py_XDECREF(args);
+    }
+    return value;
+}
+
+/* --- Writing --- */
+
+/* 0 stored, 1 for the Cython method, -1 raised. */
+INLINE int fast_put(PyObject *self, PyObject *key, PyObject *value) {
+    Py_hash_t hash = fast_hash(key);
+    if (UNLIKELY(hash == -1)) return -1;
+    lapse_table *t = ((cache_head *)self)->direct;
+    if (UNLIKELY(t == NULL)) return 1;
+    PyObject *replaced;
+    lapse_status status = lapse_put(t, key, (uint64_t)hash, value, LAPSE_DEFAULT, LAPSE_NATIVE, &replaced);
+    if (UNLIKELY(status != LAPSE_OK)) {
+        if (status == LAPSE_RAISED) return -1;
+        return 1; /* the Cython method tries again and raises what is due */
+    }
+    Py_XDECREF(replaced);
+    return 0;
+}
+
+static PyObject *fast_set(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names) {
+    if (UNLIKELY(names != NULL || nargs != 2)) return behind.set(self, args, nargs, names);
+    int done = fast_put(self, args[0], args[1]);
+    if (UNLIKELY(done == 1)) return behind.set(self, args, nargs, names);
+    if (UNLIKELY(done < 0)) return NULL;
+    Py_RETURN_NONE;
+}
+
+static int fast_store(PyObject *self, PyObject *key, PyObject *value) {
+    if (value == NULL) return behind.store(self, key, value);
+    int done = fast_put(self, key, value);
+    return done == 1 ? behind.store(self, key, value) : done;
+}
+
+/* --- Many at once --- */
+
+/* Answer what a block can without running any code; then, one by one, the rest. `from` is where the
+ * block stands in `out`, a list that nobody else can see yet. */
+static int gather_block(lapse_table *t, lapse_block *b, Py_ssize_t from, int64_t now, PyObject *missing,
+                        PyObject *out) {
+    PyObject *values[LAPSE_BLOCK];
+    lapse_status found[LAPSE_BLOCK];
+    lapse_get_block(t, b, now, values, found);
+    for (size_t i = 0; i < b->n; i++) {
+        if (found[i] == LAPSE_ABSENT) Py_INCREF(values[i] = missing);
+        if (found[i] != LAPSE_MORE) PyList_SET_ITEM(out, from + (Py_ssize_t)i, values[i]);
+    }
+    return 0;
+}
+
+static int gather_one(lapse_table *t, PyObject *key, int64_t now, PyObject *missing, PyObject **value) {
+    Py_hash_t hash = PyObject_Hash(key);
+    if (hash == -1) return -1;
+    lapse_status status = lapse_get(t, key, (uint64_t)hash, now, value);
+    if (status == LAPSE_RAISED) return -1;
+    if (status == LAPSE_BUSY) {
+        settle_read(t, key, hash, status);
+        return -1;
+    }
+    if (status != LAPSE_OK) Py_INCREF(*value = missing);
+    return 0;
+}
+
+/* Can the key be hashed and compared without running Python code? */
+INLINE bool plain_key(PyObject *key) { return PyUnicode_CheckExact(key) || PyLong_CheckExact(key); }
+
+/* The i-th of `n` keys, owned; a list may have changed while user code ran. */
+static PyObject *key_at(PyObject *keys, Py_ssize_t i, Py_ssize_t n) {
+    if (PySequence_Fast_GET_SIZE(keys) != n) {
+        PyErr_SetString(PyExc_RuntimeError, "the list of keys changed size while it was read");
+        return NULL;
+    }
+    return Py_NewRef(PySequence_Fast_GET_ITEM(keys, i));
+}
+
+/* The keys of a block, borrowed: no code runs before they are looked up. */
+static int load_block(lapse_block *b, PyObject *keys, Py_ssize_t from, Py_ssize_t n) {
+    if (PySequence_Fast_GET_SIZE(keys) != n) return -1;
+    PyObject **items = PySequence_Fast_ITEMS(keys) + from;
+    b->n = (size_t)(n - from < LAPSE_BLOCK ? n - from : LAPSE_BLOCK);
+    for (size_t i = 0; i < b->n; i++) {
+        b->keys[i] = plain_key(items[i]) ? items[i] : NULL;
+        b->hashes[i] = b->keys[i] ? (uint64_t)fast_hash(items[i]) : 0;
+    }
+    return 0;
+}
+
+/* Fill `out`, a new list of n, from the list or tuple `keys`. */
+static int gather_objects(lapse_table *t, PyObject *keys, Py_ssize_t n, int64_t now, PyObject *missing,
+                          PyObject *out) {
+    lapse_block b = {.integers = false};
+    for (Py_ssize_t from = 0; from < n; from += LAPSE_BLOCK) {
+        if (load_block(&b, keys, from, n) == 0) gather_block(t, &b, from, now, missing, out);
+        for (Py_ssize_t i = from; i < from + (Py_ssize_t)b.n; i++) {
+            if (PyList_GET_ITEM(out, i)) continue;
+            PyObject *value, *key = key_at(keys, i, n);
+            int failed = key == NULL || gather_one(t, key, now, missing, &value) < 0;
+            Py_XDECREF(key);
+            if (failed) return -1;
+            PyList_SET_ITEM(out, i, value);
+        }
+    }
+    return 0;
+}
+
+/* The hash of int(n), as PyObject_Hash() gives it: n modulo the prime 2^61 - 1, and never -1. */
+INLINE uint64_t int_hash(int64_t n) {
+    const uint64_t modulus = (UINT64_C(1) << 61) - 1;
+    uint64_t size = n < 0 ? 0 - (uint64_t)n : (uint64_t)n;
+    int64_t hash = (int64_t)(size % modulus);
+    if (n < 0) hash = -hash;
+    return (uint64_t)(hash == -1 ? -2 : hash);
+}
+
+/* The same for n integers of `size` bytes at `data`, `stride` bytes apart. */
+static int gather_integers(lapse_table *t, const char *data, Py_ssize_t n, Py_ssize_t stride,
+                           int64_t (*load)(const char *), int64_t now, PyObject *missing, PyObject *out) {
+    lapse_block b = {.integers = true};
+    for (Py_ssize_t from = 0; from < n; from += LAPSE_BLOCK) {
+        b.n = (size_t)(n - from < LAPSE_BLOCK ? n - from : LAPSE_BLOCK);
+        for (size_t i = 0; i < b.n; i++) {
+            b.ints[i] = load(data + (from + (Py_ssize_t)i) * stride);
+            b.hashes[i] = int_hash(b.ints[i]);
+        }
+        gather_block(t, &b, from, now, missing, out);
+        for (size_t i = 0; i < b.n; i++) {
+            if (PyList_GET_ITEM(out, from + (Py_ssize_t)i)) continue;
+            PyObject *value, *key = PyLong_FromLongLong(b.ints[i]);
+            int failed = key == NULL || gather_one(t, key, now, missing, &value) < 0;
+            Py_XDECREF(key);
+            if (failed) return -1;
+            PyList_SET_ITEM(out, from + (Py_ssize_t)i, value);
+        }
+    }
+    return 0;
+}
+
+#define LOADER(name, type)                                                                            \
+    static int64_t load_##name(const char *p) {                                                       \
+        type v;                                                                                       \
+        memcpy(&v, p, sizeof v);                                                                      \
+        return (int64_t)v;                                                                            \
+    }
+LOADER(i8, int8_t)
+LOADER(i16, int16_t)
+LOADER(i32, int32_t)
+LOADER(i64, int64_t)
+LOADER(u8, uint8_t)
+LOADER(u16, uint16_t)
+LOADER(u32, uint32_t)
+
+typedef int64_t (*int_loader)(const char *);
+
+/* The loader for a buffer's format, or NULL: not native integers that int64_t can hold. */
+static int_loader loader_for(const Py_buffer *view) {
+    const char *format = view->format ? view->format : "";
+    if (view->ndim != 1 || format[0] == '\0' || format[1] != '\0') return NULL;
+    bool is_signed = strchr("bhilq", format[0]) != NULL, is_unsigned = strchr("BHILQ", format[0]) != NULL;
+    if (!is_signed && !is_unsigned) return NULL;
+    switch (view->itemsize) {
+    case 1: return is_signed ? load_i8 : load_u8;
+    case 2: return is_signed ? load_i16 : load_u16;
+    case 4: return is_signed ? load_i32 : load_u32;
+    case 8: return is_signed ? load_i64 : NULL;
+    default: return NULL;
+    }
+}
+
+/* A list of values aligned with the keys. The list is untracked while it is filled: user code that
+ * runs meanwhile cannot find it. */
+static PyObject *filled_list(Py_ssize_t n) {
+    PyObject *out = PyList_New(n);
+    if (out) PyObject_GC_UnTrack(out);
+    return out;
+}
+static PyObject *finish_list(PyObject *out, int failed) {
+    if (out == NULL) return NULL;
+    PyObject_GC_Track(out);
+    if (failed) Py_CLEAR(out);
+    return out;
+}
+
+/* gather() of any iterable. */
+static PyObject *fast_gather(lapse_table *t, PyObject *keys, int64_t now, PyObject *missing) {
+    /* Another thread may change a list at any time on a free-threaded build: read a copy there. */
+    bool borrow = PyTuple_CheckExact(keys) || (!LAPSE_THREADS && PyList_CheckExact(keys));
+    PyObject *own = borrow ? Py_NewRef(keys) : PySequence_Tuple(keys);
+    if (own == NULL) return NULL;
+    Py_ssize_t n = PySequence_Fast_GET_SIZE(own);
+    PyObject *out = filled_list(n);
+    out = finish_list(out, out && gather_objects(t, own, n, now, missing, out) < 0);
+    Py_DECREF(own);
+    return out;
+}
+
+/* gather() of a buffer of integers; NotImplemented if it is none. */
+static PyObject *fast_gather_buffer(lapse_table *t, PyObject *keys, int64_t now, PyObject *missing) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(keys, &view, PyBUF_FORMAT | PyBUF_STRIDES) < 0) {
+        PyErr_Clear();
+        Py_RETURN_NOTIMPLEMENTED;
+    }
+    int_loader load = loader_for(&view);
+    if (load == NULL) {
+        PyBuffer_Release(&view);
+        Py_RETURN_NOTIMPLEMENTED;
+    }
+    Py_ssize_t n = view.shape[0];
+    PyObject *out = filled_list(n);
+    out = finish_list(out, out && gather_integers(t, view.buf, n, view.strides[0], load, now, missing, out) < 0);
+    PyBuffer_Release(&view);
+    return out;
+}
+
+/* --- Garbage collection --- */
+
+static int cache_traverse(PyObject *self, visitproc visit, void *arg) {
+    int stop = behind.traverse ? behind.traverse(self, visit, arg) : 0;
+    lapse_table *t = ((cache_head *)self)->owned;
+    return stop || t == NULL ? stop : lapse_traverse(t, visit, arg);
+}
+
+static int cache_clear(PyObject *self) {
+    cache_head *c = (cache_head *)self;
+    lapse_item removed[LAPSE_STEP];
+    size_t n;
+    if (c->owned && lapse_detach(c->owned) == LAPSE_OK)
+        for (lapse_status status = LAPSE_MORE; status == LAPSE_MORE;) {
+            status = lapse_drain(c->owned, removed, &n);
+            release_items(removed, n);
+        }
+    return behind.clear ? behind.clear(self) : 0;
+}
+
+/* --- Putting it in place --- */
+
+static PyMethodDef *method_of(PyTypeObject *type, const char *name) {
+    PyObject *found = PyDict_GetItemString(type->tp_dict, name);
+    if (found && Py_IS_TYPE(found, &PyMethodDescr_Type)) return ((PyMethodDescrObject *)found)->d_method;
+    PyErr_Format(PyExc_SystemError, "lapse: %s is not a method of its own", name);
+    return NULL;
+}
+
+static int put_in_front(PyTypeObject *type, const char *name, PyCFunctionFastWithKeywords entry,
+                        PyCFunctionFastWithKeywords *method) {
+    PyMethodDef *def = method_of(type, name);
+    if (def == NULL) return -1;
+    if (def->ml_flags != (METH_FASTCALL | METH_KEYWORDS)) {
+        PyErr_Format(PyExc_SystemError, "lapse: %s has another calling convention", name);
+        return -1;
+    }
+    *method = (PyCFunctionFastWithKeywords)(void (*)(void))def->ml_meth;
+    def->ml_meth = (PyCFunction)(void (*)(void))entry;
+    return 0;
+}
+
+static int fast_install(PyTypeObject *type) {
+    if (put_in_front(type, "get", fast_get, &behind.get) < 0) return -1;
+    if (put_in_front(type, "set", fast_set, &behind.set) < 0) return -1;
+    behind.subscript = type->tp_as_mapping->mp_subscript;
+    type->tp_as_mapping->mp_subscript = fast_subscript;
+    behind.store = type->tp_as_mapping->mp_ass_subscript;
+    type->tp_as_mapping->mp_ass_subscript = fast_store;
+    behind.traverse = type->tp_traverse;
+    type->tp_traverse = cache_traverse;
+    behind.clear = type->tp_clear;
+    type->tp_clear = cache_clear;
+    return 0;
+}
+
+/* Does `name`, looked up on the subclass, still mean the native method `def`? */
+static int still_native(PyTypeObject *cls, PyObject *name, const PyMethodDef *def) {
+    PyObject *found = PyObject_GetAttr((PyObject *)cls, name);
+    if (found == NULL) return -1;
+    int same = Py_IS_TYPE(found, &PyMethodDescr_Type) && ((PyMethodDescrObject *)found)->d_method == def;
+    Py_DECREF(found);
+    return same;
+}
+
+static int describe_one(PyTypeObject *cls, PyObject *name, PyObject *method) {
+    PyMethodDef *def = ((PyMethodDescrObject *)method)->d_method;
+    int native = still_native(cls, name, def);
+    if (native <= 0) return native;
+    PyObject *own = PyDescr_NewMethod(cls, def);
+    int failed = own == NULL || PyObject_SetAttr((PyObject *)cls, name, own) < 0;
+    Py_XDECREF(own);
+    return failed ? -1 : 0;
+}
+
+/* Give `cls`, a new subclass of `type`, descriptors of its own for every native method that it does
+ * not override. */
+static int fast_describe(PyTypeObject *cls, PyTypeObject *type) {
+    PyObject *name, *method;
+    Py_ssize_t at = 0;
+    while (PyDict_Next(type->tp_dict, &at, &name, &method))
+        if (Py_IS_TYPE(method, &PyMethodDescr_Type) && describe_one(cls, name, method) < 0) return -1;
+    return 0;
+}
+
+#endif

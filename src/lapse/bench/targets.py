@@ -1,0 +1,100 @@
+"""What `lapse bench --targets` holds the caches to: one line a promise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .engine import BASELINE, Series, Table, fresh_process
+
+__all__ = ["IMPORTS", "TARGETS", "Target", "Verdict", "foreign_imports", "judge"]
+
+TTL, SLIDING, PROBABILISTIC = (
+    f"lapse.{name}" for name in ("TTLCache", "SlidingTTLCache", "ProbabilisticTTLCache")
+)
+CACHEBOX = "cachebox.TTLCache"
+IMPORTS = "imports"  #: the question that `foreign_imports` answers
+
+
+@dataclass(frozen=True)
+class Target:
+    """A promise: `contender` scores at most `limit` in `table`, times `rival` if there is one."""
+
+    question: str  #: the case or probe that measures it
+    limit: float
+    rival: str | None = BASELINE
+    contender: str = TTL
+    table: str = ""  #: where it is not the question's own name
+    what: str = ""
+
+    def measured(self, tables: Mapping[str, Table]) -> float | None:
+        """The figure or ratio to judge; None if it could not be measured."""
+        table = tables.get(self.table or self.question)
+        if table is None:
+            return None
+        if self.rival is None:
+            return table.figure(self.contender)
+        return table.ratio(self.contender, self.rival)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A target and what came of it, in words and as a yes or no."""
+
+    what: str
+    target: str
+    measured: str
+    ok: bool
+
+
+TARGETS = (
+    Target("get-hit-1k", 1.25),
+    Target("get-hit-1k", 0.6, CACHEBOX),
+    Target("get-hit-1m", 1.0),
+    Target("get-subscript-1k", 1.4),
+    Target("gather-1k", 0.4),
+    Target("gather-1m", 0.2),
+    *(
+        Target(f"set-{kind}-{size}", limit, rival)
+        for kind in ("overwrite", "new")
+        for size in ("1k", "1m")
+        for limit, rival in ((0.75, CACHEBOX), (1.0, BASELINE))
+    ),
+    Target("delete-1k", 2.0),
+    Target("delete-1m", 2.0),
+    Target("get-hit-1k", 1.6, contender=SLIDING),
+    Target("get-hit-1k", 1.6, contender=PROBABILISTIC),
+    Target("growth-stall", 1 / 20, table="growth-slowest"),
+    Target("growth-stall", 300, None, table="growth-tenth"),
+    Target("sweep", 2, None, table="sweep-time"),
+    Target("sweep", 0, None, table="sweep-error"),
+    Target("gc", 1, None, table="gc-collect"),
+    Target("memory", 64, None, table="memory-rss"),
+    Target("memory", 64, None, table="memory-sizeof"),
+    Target(IMPORTS, 0, None, "lapse", what="foreign modules of `import lapse`"),
+)
+
+
+def judge(target: Target, tables: Mapping[str, Table]) -> Verdict:
+    """Whether `target` is met by what was measured; what could not be measured is not met."""
+    table = tables.get(target.table or target.question)
+    rival = f" x {target.rival}" if target.rival else f" {table.unit}" if table else ""
+    measured = target.measured(tables)
+    what = target.what or f"{target.table or target.question} · {target.contender}"
+    return Verdict(
+        what=what,
+        target=f"<= {target.limit:,g}{rival}",
+        measured="not measured" if measured is None else f"{measured:,.3g}",
+        ok=measured is not None and measured <= target.limit,
+    )
+
+
+def foreign_imports() -> Table:
+    """How many modules `import lapse` loads from outside the standard library and lapse."""
+    code = (
+        "import sys; before = set(sys.modules); import lapse; "
+        "names = {m.partition('.')[0] for m in set(sys.modules) - before}; "
+        "print(len(names - set(sys.stdlib_module_names) - {'lapse'}))"
+    )
+    series = [Series("lapse", [float(fresh_process(code))])]
+    return Table(IMPORTS, "foreign imports", "modules", series, baseline=None)

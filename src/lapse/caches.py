@@ -1,0 +1,404 @@
+"""The three expiring caches: thin subclasses of the native one.
+
+They add constructors and what is not hot: views, copying, pickling, comparison. Every read and write
+goes straight to the native methods of `lapse._core.Cache`.
+
+    TTLCache               an entry expires a fixed time after it was stored
+    SlidingTTLCache        every read starts its time anew, up to `max_lifetime`
+    ProbabilisticTTLCache  near its end an entry may expire early, so that not all callers reload at once
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import ItemsView, KeysView, ValuesView
+from datetime import timedelta
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from lapse import sweeper
+from lapse._core import ENTRIES, FIXED, ITEMS, KEYS, PROBABILISTIC, SLIDING, VALUES, Cache, describe
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["CacheStats", "ProbabilisticTTLCache", "SlidingTTLCache", "TTLCache"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+Seconds = float | timedelta
+REPR_ITEMS = 10
+
+
+class CacheStats(NamedTuple):
+    """Counters of one cache since it was made."""
+
+    #: Reads (get, c[k], gather, get_many) that found a live entry.
+    hits: int
+    #: Reads that did not.
+    misses: int
+    #: Entries stored, new or over an old one.
+    sets: int
+    #: Live entries removed by delete, del, pop or popitem.
+    deletes: int
+    #: Expired entries removed, by a read, a write or a sweep.
+    expirations: int
+    #: Entries that a probabilistic read ended before their deadline.
+    early_expirations: int
+    #: Live entries now.
+    size: int
+    #: Native segments now.
+    segments: int
+    #: Segments split, merged; complete sweeps made.
+    splits: int
+    merges: int
+    sweeps: int
+
+    @property
+    def hit_ratio(self) -> float:
+        """Hits over reads; 0.0 before the first read."""
+        reads = self.hits + self.misses
+        return self.hits / reads if reads else 0.0
+
+
+class CacheKeys(KeysView[K]):
+    """A live view of a cache's keys."""
+
+    def __iter__(self) -> Iterator[K]:
+        return self._mapping._walk(KEYS)  # type: ignore[attr-defined, no-any-return]
+
+
+class CacheValues(ValuesView[V]):
+    """A live view of a cache's values."""
+
+    def __iter__(self) -> Iterator[V]:
+        return self._mapping._walk(VALUES)  # type: ignore[attr-defined, no-any-return]
+
+
+class CacheItems(ItemsView[K, V]):
+    """A live view of a cache's (key, value) pairs."""
+
+    def __iter__(self) -> Iterator[tuple[K, V]]:
+        return self._mapping._walk(ITEMS)  # type: ignore[attr-defined, no-any-return]
+
+
+class ExpiringCache(Cache):
+    """What the three caches share: mapping manners, statistics, copying."""
+
+    __slots__ = ()
+    __class_getitem__ = classmethod(GenericAlias)
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        describe(cls)
+
+    def _start(self, mode: int, options: dict[str, Any], **unbuilt: object) -> None:
+        """Check the options, make the table, and put the cache under the sweeper's care."""
+        for name, value in unbuilt.items():
+            if value is not None:
+                raise NotImplementedError(f"{name}= is not available in this version of lapse")
+        if not 0 <= options["jitter"] < 1:
+            raise ValueError(f"jitter must be in [0, 1), not {options['jitter']!r}")
+        interval = sweeper.checked_interval(options["cleanup_interval"])
+        if options["seed"] is None:
+            options = options | {"seed": secrets.randbits(64)}
+        self._open(mode, options)
+        if interval is not None:
+            sweeper.watch(self, interval)
+
+    # --- Mapping manners ---
+
+    def keys(self) -> CacheKeys[Any]:
+        """A live view of the keys; iterating it is weakly consistent."""
+        return CacheKeys(self)  # type: ignore[arg-type]
+
+    def values(self) -> CacheValues[Any]:
+        """A live view of the values; iterating it is weakly consistent."""
+        return CacheValues(self)  # type: ignore[arg-type]
+
+    def items(self) -> CacheItems[Any, Any]:
+        """A live view of the pairs; iterating it is weakly consistent."""
+        return CacheItems(self)  # type: ignore[arg-type]
+
+    def update(self, other: Any = (), /, **more: Any) -> None:
+        """Store every pair of a mapping or an iterable, and the keyword arguments; default ttl."""
+        if hasattr(other, "keys") and not hasattr(other, "items"):
+            other = [(key, other[key]) for key in other.keys()]
+        self.set_many(other)
+        self.set_many(more)
+
+    @classmethod
+    def fromkeys(cls, keys: Iterable[Any], value: Any = None) -> Self:
+        """A new cache of the defaults with `value` under each of `keys`."""
+        cache = cls()
+        cache.set_many((key, value) for key in keys)
+        return cache
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return dict(self.items()) == dict(other.items())
+
+    def __or__(self, other: Mapping[Any, Any]) -> Self:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        merged = self.copy()
+        merged.update(other)
+        return merged
+
+    def __ror__(self, other: Mapping[Any, Any]) -> Self:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        merged = self._blank(self._options)
+        merged.update(other)
+        merged._restore(self._entries())
+        return merged
+
+    def __ior__(self, other: Any) -> Self:
+        self.update(other)
+        return self
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return f"{type(self).__name__}(closed)"
+        shown: list[str] = []
+        for key, value in self.items():
+            if len(shown) == REPR_ITEMS:
+                shown.append("...")
+                break
+            shown.append(f"{key!r}: {'...' if value is self else repr(value)}")
+        return f"{type(self).__name__}({{{', '.join(shown)}}}, default_ttl={self.default_ttl!r})"
+
+    # --- Settings and figures ---
+
+    @property
+    def default_ttl(self) -> Seconds | None:
+        """Seconds that an entry lives unless its own ttl says otherwise; None = for ever."""
+        return self._options["default_ttl"]  # type: ignore[no-any-return]
+
+    @property
+    def name(self) -> str | None:
+        """The name given to the constructor."""
+        return self._options["name"]  # type: ignore[no-any-return]
+
+    def stats(self) -> CacheStats:
+        """Counters since the cache was made. O(segments)."""
+        return CacheStats(size=len(self), **self._counters())
+
+    def get_stats(self) -> dict[str, Any]:
+        """The same as a JSON-ready dict, with the hit ratio, the name and the class."""
+        stats = self.stats()
+        more = {"hit_ratio": stats.hit_ratio, "name": self.name, "class": type(self).__name__}
+        return stats._asdict() | more
+
+    def snapshot(self) -> dict[str, Any]:
+        """NumPy arrays over the live entries, aligned: `key`, `remaining` and `age` (seconds).
+
+        `remaining` is inf for an entry that never expires. `age`, the time since the entry was stored
+        or touched, is NaN where the cache cannot know it: an entry with a ttl of its own in a cache
+        that does not keep each entry's ttl. Needs the extra `numpy`.
+        """
+        import numpy as np
+
+        entries = self._entries()
+        keys = np.empty(len(entries), dtype=object)
+        keys[:] = [entry[0] for entry in entries]
+        left = np.array([np.inf if e[2] is None else e[2] / 1e9 for e in entries], dtype=float)
+        ttl = np.array([self._ttl_of(e) for e in entries], dtype=float)
+        return {"key": keys, "remaining": left, "age": np.where(np.isinf(left), np.nan, ttl - left)}
+
+    def _ttl_of(self, entry: tuple[Any, ...]) -> float:
+        """Seconds that an entry was stored for; NaN if unknown."""
+        own = entry[5]
+        if self._mode != FIXED:
+            return entry[3] / 1e9  # type: ignore[no-any-return]
+        if own or self.default_ttl is None:
+            return float("nan")
+        ttl = self.default_ttl
+        return ttl.total_seconds() if isinstance(ttl, timedelta) else float(ttl)
+
+    # --- Copying ---
+
+    def _blank(self, options: dict[str, Any]) -> Self:
+        """An empty cache of the same class and settings."""
+        return _remade(type(self), self._mode, options)
+
+    def copy(self) -> Self:
+        """A copy with the same settings, clock and remaining lifetimes; counters start at zero."""
+        twin = self._blank(self._options)
+        twin._restore(self._entries())
+        return twin
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        from copy import deepcopy
+
+        twin = self._blank(self._options)
+        memo[id(self)] = twin
+        twin._restore([(deepcopy(e[0], memo), deepcopy(e[1], memo), *e[2:]) for e in self._entries()])
+        return twin
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        options = self._options | {"clock": None}
+        state = getattr(self, "__dict__", None)
+        return _unpickled, (type(self), self._mode, options, self._entries(), time.time()), state
+
+    # --- Lifetime of the cache itself ---
+
+    def start_cleanup_thread(self) -> None:
+        """Make sure that the process's sweeper runs: it does already, unless `cleanup_interval` is None."""
+        interval = sweeper.checked_interval(self._options["cleanup_interval"])
+        if interval is not None:
+            sweeper.watch(self, interval)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _remade(cls: type[Any], mode: int, options: dict[str, Any]) -> Any:
+    """A new cache that does not run the class's own __init__, whose arguments we cannot know."""
+    cache = cls.__new__(cls)
+    ExpiringCache._start(cache, mode, options)
+    return cache
+
+
+def _unpickled(
+    cls: type[Any], mode: int, options: dict[str, Any], entries: list[Any], then: float
+) -> Any:
+    """Rebuild a pickled cache; the wall time spent pickled counts as lived."""
+    cache = _remade(cls, mode, options)
+    cache._restore(entries, max(0.0, time.time() - then))
+    return cache
+
+
+class TTLCache(ExpiringCache):
+    """A cache whose entries expire a fixed time after they were stored.
+
+    Args:
+        default_ttl: seconds (int, float or timedelta) that an entry lives; None = for ever.
+        cleanup_interval: seconds between sweeps of expired entries; None = no sweeping thread.
+        maxsize, policy, weigher, listener: not available in this version.
+        jitter: 0 <= jitter < 1; each lifetime is multiplied by a draw from (1 - jitter, 1].
+        clock: a callable that returns monotonic seconds; None = the native clock.
+        name: shown in statistics.
+        seed: of the cache's random generator; None = from the system.
+
+    Raises:
+        ValueError: for a lifetime, interval or jitter out of range.
+        NotImplementedError: for an option that is not available yet.
+
+    Every single-key method is atomic; reads take no lock in the common case.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        default_ttl: Seconds | None = 3600,
+        cleanup_interval: float | None = 300,
+        *,
+        maxsize: int | None = None,
+        policy: str | None = None,
+        weigher: Callable[[Any, Any], int] | None = None,
+        listener: Callable[[Any, Any, str], object] | None = None,
+        jitter: float = 0.0,
+        clock: Callable[[], float] | None = None,
+        name: str | None = None,
+        seed: int | None = None,
+    ) -> None:
+        options = {
+            "default_ttl": default_ttl, "cleanup_interval": cleanup_interval, "jitter": jitter,
+            "clock": clock, "name": name, "seed": seed,
+        }  # fmt: skip
+        unbuilt = {"maxsize": maxsize, "policy": policy, "weigher": weigher, "listener": listener}
+        self._start(FIXED, options, **unbuilt)
+
+
+class SlidingTTLCache(ExpiringCache):
+    """A cache in which every read starts an entry's time anew.
+
+    The arguments are those of TTLCache, and:
+        max_lifetime: seconds after the last `set` at which an entry ends however often it is read;
+            None = no such end.
+
+    A read moves the deadline if that gains more than a tick of the coarse clock (milliseconds), so an
+    entry may expire up to two ticks earlier than its last read suggests; under a caller's clock the
+    deadline always moves. `in`, `len` and iteration do not count as reads.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        default_ttl: Seconds | None = 3600,
+        cleanup_interval: float | None = 300,
+        *,
+        max_lifetime: Seconds | None = None,
+        maxsize: int | None = None,
+        policy: str | None = None,
+        weigher: Callable[[Any, Any], int] | None = None,
+        listener: Callable[[Any, Any, str], object] | None = None,
+        jitter: float = 0.0,
+        clock: Callable[[], float] | None = None,
+        name: str | None = None,
+        seed: int | None = None,
+    ) -> None:
+        options = {
+            "default_ttl": default_ttl, "cleanup_interval": cleanup_interval, "jitter": jitter,
+            "clock": clock, "name": name, "seed": seed, "max_lifetime": max_lifetime,
+        }  # fmt: skip
+        unbuilt = {"maxsize": maxsize, "policy": policy, "weigher": weigher, "listener": listener}
+        self._start(SLIDING, options, **unbuilt)
+
+
+class ProbabilisticTTLCache(ExpiringCache):
+    """A cache whose entries may expire early, each reader drawing for itself.
+
+    The arguments are those of TTLCache, and:
+        early_expiry_factor: 0 <= f <= 1; within the last share f of its lifetime an entry is dropped by
+            a read with a probability that grows linearly from 0 to 1.
+        beta: >= 0; how eagerly loads are repeated ahead of time once their cost is known (XFetch;
+            Vattani, Chierichetti, Lowenstein, VLDB 2015).
+
+    `in`, `len` and iteration do not draw.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        default_ttl: Seconds | None = 3600,
+        early_expiry_factor: float = 0.1,
+        cleanup_interval: float | None = 300,
+        *,
+        beta: float = 1.0,
+        maxsize: int | None = None,
+        policy: str | None = None,
+        weigher: Callable[[Any, Any], int] | None = None,
+        listener: Callable[[Any, Any, str], object] | None = None,
+        jitter: float = 0.0,
+        clock: Callable[[], float] | None = None,
+        name: str | None = None,
+        seed: int | None = None,
+    ) -> None:
+        if not 0 <= early_expiry_factor <= 1:
+            raise ValueError(f"early_expiry_factor must be in [0, 1], not {early_expiry_factor!r}")
+        if not beta >= 0:
+            raise ValueError(f"beta must not be negative: {beta!r}")
+        options = {
+            "default_ttl": default_ttl, "cleanup_interval": cleanup_interval, "jitter": jitter,
+            "clock": clock, "name": name, "seed": seed,
+            "early_expiry_factor": early_expiry_factor, "beta": beta,
+        }  # fmt: skip
+        unbuilt = {"maxsize": maxsize, "policy": policy, "weigher": weigher, "listener": listener}
+        self._start(PROBABILISTIC, options, **unbuilt)
+
+
+MutableMapping.register(ExpiringCache)

@@ -1,0 +1,153 @@
+"""The one thread of the process that sweeps expired entries out of every cache.
+
+It is started by the first cache that wants it, holds caches weakly, ends when the last one is gone,
+and is started again after a fork. Each cache is swept every `cleanup_interval` seconds of real time,
+in the bounded steps of `Cache.expire()`, so no reader or writer waits for it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import heapq
+import itertools
+import logging
+import os
+import threading
+import time
+import weakref
+from typing import Any
+
+__all__ = ["checked_interval", "watch"]
+
+log = logging.getLogger("lapse.sweeper")
+COMPACT_ABOVE = 64  # watched caches before dead ones are looked for
+EXIT_WAIT = 0.1  # seconds that the interpreter's exit waits for a step to end
+
+
+def checked_interval(interval: float | None) -> float | None:
+    """The interval in seconds, or None. ValueError if it is not positive."""
+    if interval is None:
+        return None
+    if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not interval > 0:
+        raise ValueError(f"cleanup_interval must be positive seconds or None, not {interval!r}")
+    return min(float(interval), threading.TIMEOUT_MAX)
+
+
+class Sweeper:
+    """A thread, and a heap of (when due, tie-break, interval, weak cache).
+
+    A cache may die, or the garbage collector run, at any point here, and a finalizer may make a cache
+    and call watch(): hence the re-entrant lock, and no step that relies on the heap across such a
+    point.
+    """
+
+    def __init__(self) -> None:
+        self._wake = threading.Condition(threading.RLock())
+        self._heap: list[tuple[float, int, float, weakref.ref[Any]]] = []
+        self._ticket = itertools.count()
+        self._room = COMPACT_ABOVE
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+
+    def watch(self, cache: Any, interval: float) -> None:
+        """Sweep `cache` every `interval` seconds from now on, until it is closed or gone."""
+        with self._wake:
+            if self._stopping:
+                return
+            self._push(weakref.ref(cache), interval)
+            if len(self._heap) > self._room:
+                self._compact()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="lapse-sweeper", daemon=True)
+                self._thread.start()
+            elif self._heap[0][3]() is cache:
+                self._wake.notify()
+
+    def stop(self) -> None:
+        """End the thread and wait for it, but not long."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+            thread = self._thread
+        if thread is not None:
+            thread.join(EXIT_WAIT)
+
+    def watched(self) -> list[tuple[Any, float]]:
+        """The caches that are alive and open, and their intervals."""
+        found = [(ref(), interval) for _, _, interval, ref in self._heap]
+        return [(c, interval) for c, interval in found if c is not None and not c.closed]
+
+    def _push(self, ref: weakref.ref[Any], interval: float) -> None:
+        due = time.monotonic() + interval
+        heapq.heappush(self._heap, (due, next(self._ticket), interval, ref))
+
+    def _compact(self) -> None:
+        """Drop dead caches before their time; amortised over the caches made since."""
+        old, self._heap = self._heap, []
+        for entry in old:
+            if not _is_gone(entry[3]):
+                heapq.heappush(self._heap, entry)
+        self._room = COMPACT_ABOVE + 2 * len(self._heap)
+
+    def _run(self) -> None:
+        while (ref := self._next_due()) is not None:
+            _sweep(ref)
+
+    def _next_due(self) -> weakref.ref[Any] | None:
+        """Wait for the next cache that is due and plan its next turn; None: the thread ends."""
+        with self._wake:
+            while self._heap and not self._stopping:
+                entry = heapq.heappop(self._heap)
+                due, _, interval, ref = entry
+                if _is_gone(ref):
+                    continue
+                pause = due - time.monotonic()
+                if pause <= 0:
+                    self._push(ref, interval)
+                    return ref
+                heapq.heappush(self._heap, entry)
+                self._wake.wait(min(pause, threading.TIMEOUT_MAX))
+            self._thread = None
+            return None
+
+
+def _is_gone(ref: weakref.ref[Any]) -> bool:
+    cache = ref()
+    return cache is None or cache.closed
+
+
+def _sweep(ref: weakref.ref[Any]) -> None:
+    cache = ref()
+    if cache is None or cache.closed:
+        return
+    try:
+        cache.expire()
+    except Exception:
+        if not cache.closed:  # closing it meanwhile is no error
+            log.exception("sweeping a %s failed", type(cache).__name__)
+
+
+_sweeper = Sweeper()
+
+
+def watch(cache: Any, interval: float) -> None:
+    """Have the process's sweeper care for `cache`."""
+    _sweeper.watch(cache, interval)
+
+
+def _restart_after_fork() -> None:
+    """The child has no sweeping thread: make a new one for the caches that it inherited."""
+    global _sweeper
+    inherited = _sweeper.watched()
+    _sweeper = Sweeper()
+    for cache, interval in inherited:
+        _sweeper.watch(cache, interval)
+
+
+@atexit.register
+def _stop_at_exit() -> None:
+    _sweeper.stop()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_restart_after_fork)
