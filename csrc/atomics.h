@@ -79,6 +79,9 @@ static __forceinline uint64_t lapse_after_load64(uint64_t v) { LAPSE_BARRIER(); 
 #  define PREFETCH(p) __builtin_prefetch((p))
 #  define INLINE static inline __attribute__((always_inline))
 #  define NOINLINE __attribute__((noinline))
+#  if defined(__has_attribute) && __has_attribute(no_stack_protector)
+#    define NO_CANARY __attribute__((no_stack_protector)) /* a hot function without arrays */
+#  endif
 #else
 #  define LIKELY(x) (x)
 #  define UNLIKELY(x) (x)
@@ -90,6 +93,9 @@ static __forceinline uint64_t lapse_after_load64(uint64_t v) { LAPSE_BARRIER(); 
 #  endif
 #  define INLINE static inline
 #  define NOINLINE
+#endif
+#ifndef NO_CANARY
+#  define NO_CANARY
 #endif
 
 #endif

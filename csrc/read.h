@@ -26,18 +26,18 @@ typedef struct {
     uint64_t seq, structure;
 } view;
 
-INLINE bool view_holds(const lapse_table *t, const view *v) {
+INLINE bool view_holds(const lapse_table *t, view v) {
 #if LAPSE_THREADS
     (void)t;
     READ_FENCE(); /* pairs with WRITE_FENCE() in write_begin() */
-    return RELAXED(&v->s->seq) == v->seq;
+    return RELAXED(&v.s->seq) == v.seq;
 #else
-    return t->structure == v->structure && v->s->seq == v->seq; /* structure first: s may be gone */
+    return t->structure == v.structure && v.s->seq == v.seq; /* structure first: s may be gone */
 #endif
 }
 
 /* Compare by the user's own __eq__. `k` is owned here on every build. */
-static NOINLINE probe_result probe_ask(const lapse_table *t, const view *v, lapse_object *k,
+static NOINLINE probe_result probe_ask(const lapse_table *t, view v, lapse_object *k,
                                        lapse_object *key) {
     int equal = object_equal(k, key);
     object_unref(k);
@@ -47,9 +47,9 @@ static NOINLINE probe_result probe_ask(const lapse_table *t, const view *v, laps
 }
 
 /* Is the key in this slot ours? ABSENT means: no, look on. */
-INLINE probe_result probe_slot(const lapse_table *t, const view *v, uint32_t slot, lapse_object *key,
+INLINE probe_result probe_slot(const lapse_table *t, view v, uint32_t slot, lapse_object *key,
                                uint64_t h) {
-    const entry *e = &v->s->entries[slot];
+    const entry *e = &v.s->entries[slot];
     lapse_object *k = ACQUIRE(&e->key); /* acquire: pairs with PUBLISH in segment_insert() */
     if (LIKELY(k == key)) return PROBE_FOUND;
     if (RELAXED(&e->hash) != h) return PROBE_ABSENT;
@@ -72,9 +72,9 @@ INLINE probe_result probe_slot(const lapse_table *t, const view *v, uint32_t slo
     return same == SAME ? PROBE_FOUND : PROBE_ABSENT;
 }
 
-INLINE probe_result probe_segment(const lapse_table *t, const view *v, lapse_object *key, uint64_t h,
+INLINE probe_result probe_segment(const lapse_table *t, view v, lapse_object *key, uint64_t h,
                                   uint32_t *slot) {
-    const segment *s = v->s;
+    const segment *s = v.s;
     uint32_t groups = RELAXED(&s->groups), g = hash_group(h, groups);
     uint8_t tag = hash_tag(h);
     for (uint32_t n = groups; n > 0; n--) {
@@ -113,12 +113,12 @@ INLINE int64_t slid_deadline(const segment *s, uint32_t slot, int64_t ttl, int64
 }
 
 /* A live hit on a sliding or probabilistic cache. */
-INLINE lapse_status after_hit(lapse_table *t, const view *v, uint32_t slot, int64_t deadline, int64_t at) {
-    int64_t ttl = RELAXED(&v->s->ttls[slot]);
+INLINE lapse_status after_hit(lapse_table *t, view v, uint32_t slot, int64_t deadline, int64_t at) {
+    int64_t ttl = RELAXED(&v.s->ttls[slot]);
     if (t->mode == LAPSE_PROBABILISTIC) return judge_early(t, deadline, ttl, at);
     if (ttl == LAPSE_NEVER) return LAPSE_OK;
-    int64_t slid = slid_deadline(v->s, slot, ttl, at);
-    if (slid - deadline > t->tick) rearm(v->s, slot, v->seq, slid);
+    int64_t slid = slid_deadline(v.s, slot, ttl, at);
+    if (slid - deadline > t->tick) rearm(v.s, slot, v.seq, slid);
     return LAPSE_OK;
 }
 
@@ -134,14 +134,14 @@ INLINE lapse_status read_once(lapse_table *t, lapse_object *key, uint64_t h, int
     v.structure = t->structure;
 #endif
     uint32_t slot = 0;
-    probe_result found = probe_segment(t, &v, key, h, &slot);
-    if (found == PROBE_ABSENT) return view_holds(t, &v) ? LAPSE_ABSENT : LAPSE_MORE;
+    probe_result found = probe_segment(t, v, key, h, &slot);
+    if (found == PROBE_ABSENT) return view_holds(t, v) ? LAPSE_ABSENT : LAPSE_MORE;
     if (UNLIKELY(found != PROBE_FOUND)) return found == PROBE_RAISED ? LAPSE_RAISED : LAPSE_MORE;
     int64_t deadline = RELAXED(&v.s->deadlines[slot]), at = 0;
     lapse_object *x = ACQUIRE(&v.s->entries[slot].value); /* pairs with PUBLISH in segment_write() */
 #if LAPSE_THREADS
     if (x == NULL || !object_try_ref(x)) return LAPSE_MORE;
-    if (!view_holds(t, &v)) {
+    if (!view_holds(t, v)) {
         object_unref(x);
         return LAPSE_MORE;
     }
@@ -149,7 +149,7 @@ INLINE lapse_status read_once(lapse_table *t, lapse_object *key, uint64_t h, int
     lapse_status status = LAPSE_OK;
     if (deadline != LAPSE_NEVER) {
         if (UNLIKELY(deadline_passed(t, deadline, now, &at))) status = LAPSE_EXPIRED;
-        else if (!quiet && t->mode != LAPSE_FIXED) status = after_hit(t, &v, slot, deadline, at);
+        else if (!quiet && t->mode != LAPSE_FIXED) status = after_hit(t, v, slot, deadline, at);
     }
 #if LAPSE_THREADS
     if (UNLIKELY(status != LAPSE_OK)) object_unref(x);
@@ -158,6 +158,41 @@ INLINE lapse_status read_once(lapse_table *t, lapse_object *key, uint64_t h, int
 #endif
     *value = x;
     return status;
+}
+
+/* The commonest read, and nothing else: the very key object, in the first slot of its home group that
+ * has its tag, with a deadline that the coarse clock `coarse` puts clearly ahead. NULL: the whole read
+ * must decide. Only for tables of fixed lifetimes under the native clock. */
+INLINE lapse_object *read_quickly(lapse_table *t, const lapse_object *key, uint64_t h, bool timed,
+                                  int64_t coarse) {
+    segment *s = locate(t, h);
+#if LAPSE_THREADS
+    uint64_t seq = ACQUIRE(&s->seq); /* acquire: pairs with PUBLISH in write_end() */
+    if ((seq & 1) || !segment_covers(s, h)) return NULL;
+#endif
+    uint32_t first = hash_group(h, RELAXED(&s->groups)) * GROUP_SLOTS;
+    group_mask m = group_match(group_load(s->ctrl + first), hash_tag(h));
+    if (UNLIKELY(m == 0)) return NULL;
+    uint32_t slot = first + mask_slot(m);
+    const entry *e = &s->entries[slot];
+    if (UNLIKELY(ACQUIRE(&e->key) != key)) return NULL; /* pairs with PUBLISH in segment_insert() */
+    int64_t deadline = RELAXED(&s->deadlines[slot]);
+    lapse_object *value = ACQUIRE(&e->value); /* pairs with PUBLISH in segment_write() */
+    if (deadline != LAPSE_NEVER) {
+        int64_t at = timed ? coarse : clock_coarse();
+        if (UNLIKELY(deadline - at <= t->slack)) return NULL;
+    }
+#if LAPSE_THREADS
+    if (value == NULL || !object_try_ref(value)) return NULL;
+    READ_FENCE(); /* pairs with WRITE_FENCE() in write_begin() */
+    if (UNLIKELY(RELAXED(&s->seq) != seq)) {
+        object_unref(value);
+        return NULL;
+    }
+#else
+    object_ref(value);
+#endif
+    return value;
 }
 
 /* The whole read: OK (a new reference), ABSENT, EXPIRED, EARLY, RAISED or BUSY. Counts nothing. */

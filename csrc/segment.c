@@ -55,7 +55,7 @@ void segment_reset(segment *s, uint32_t slots) {
         STORE(&s->own[w], 0);
     }
     STORE(&s->groups, slots / GROUP_SLOTS);
-    s->used = s->tombstones = s->gc_count = 0;
+    s->used = s->tombstones = s->gc_count = s->own_count = 0;
     s->next_rank = RANK_NEVER;
 }
 
@@ -82,12 +82,22 @@ static void note_deadline(segment *s, int64_t deadline) {
     if (DEADLINE_RANK(deadline) < s->next_rank) STORE(&s->next_rank, DEADLINE_RANK(deadline));
 }
 
+/* Set or clear a slot's bit. While a bitmap holds no bit, and none comes, it is not even read: it
+ * lies in a cache line of its own. */
+static void mark_slot(uint64_t *bits, uint32_t *count, uint32_t slot, bool on) {
+    if (!on && *count == 0) return;
+    *count += (uint32_t)on - (uint32_t)bit_test(bits, slot);
+    bit_put(bits, slot, on);
+}
+
+static bool marked(const uint64_t *bits, uint32_t count, uint32_t slot) {
+    return count > 0 && bit_test(bits, slot);
+}
+
 /* Replace value and deadline of a full slot; the key stays. Inside the write window. */
 void segment_write(segment *s, uint32_t slot, const record *r) {
-    bool gc = object_is_gc(s->entries[slot].key) || object_is_gc(r->e.value);
-    s->gc_count += (uint32_t)gc - (uint32_t)bit_test(s->gc, slot);
-    bit_put(s->gc, slot, gc);
-    bit_put(s->own, slot, r->own);
+    mark_slot(s->gc, &s->gc_count, slot, object_is_gc(s->entries[slot].key) || object_is_gc(r->e.value));
+    mark_slot(s->own, &s->own_count, slot, r->own);
     PUBLISH(&s->entries[slot].value, r->e.value); /* release: pairs with the acquire in read.h */
     STORE(&s->deadlines[slot], r->deadline);
     if (s->ttls) STORE(&s->ttls[slot], r->ttl);
@@ -123,14 +133,14 @@ void segment_remove(segment *s, uint32_t slot, lapse_item *removed) {
                             .deadline = s->deadlines[slot],
                             .ttl = s->ttls ? s->ttls[slot] : 0,
                             .limit = s->limits ? s->limits[slot] : LAPSE_NEVER,
-                            .own_ttl = bit_test(s->own, slot)};
+                            .own_ttl = marked(s->own, s->own_count, slot)};
     write_begin(s);
     free_ctrl(s, slot);
     STORE(&e->key, NULL);
     STORE(&e->value, NULL);
     STORE(&s->deadlines[slot], LAPSE_NEVER);
-    s->gc_count -= bit_test(s->gc, slot);
-    bit_put(s->gc, slot, false);
+    mark_slot(s->gc, &s->gc_count, slot, false);
+    mark_slot(s->own, &s->own_count, slot, false);
     s->used--;
     write_end(s);
 }
@@ -140,7 +150,7 @@ void segment_read(const segment *s, uint32_t slot, record *out) {
     out->deadline = RELAXED(&s->deadlines[slot]);
     out->ttl = s->ttls ? RELAXED(&s->ttls[slot]) : 0;
     out->limit = s->limits ? s->limits[slot] : LAPSE_NEVER;
-    out->own = bit_test(s->own, slot);
+    out->own = marked(s->own, s->own_count, slot);
 }
 
 static void blank_slot(segment *s, uint32_t slot) {
@@ -238,13 +248,15 @@ static bool slot_check(const segment *s, uint32_t slot) {
 }
 
 bool segment_check(const segment *s) {
-    uint32_t used = 0, tombstones = 0, gc = 0;
+    uint32_t used = 0, tombstones = 0, gc = 0, own = 0;
     for (uint32_t slot = 0; slot < segment_slots(s); slot++) {
         if (!slot_check(s, slot)) return false;
         used += (s->ctrl[slot] & CTRL_FULL) != 0;
         tombstones += s->ctrl[slot] == CTRL_DELETED;
         gc += bit_test(s->gc, slot);
+        own += bit_test(s->own, slot);
     }
-    return used == s->used && tombstones == s->tombstones && gc == s->gc_count && s->seq % 2 == 0 &&
+    return used == s->used && tombstones == s->tombstones && gc == s->gc_count && own == s->own_count &&
+           s->seq % 2 == 0 &&
            used + tombstones <= slot_limit(segment_slots(s));
 }

@@ -69,7 +69,7 @@ typedef struct segment {
     int64_t *limits;    /* NULL unless the table has a max_lifetime: the hard deadline */
     struct segment *next;
     struct slab *slab; /* NULL: a heap segment */
-    uint32_t used, tombstones, gc_count;
+    uint32_t used, tombstones, gc_count, own_count;
     lapse_lock lock;
     bool dead; /* out of the directory; readers and writers that still hold it start again */
 } segment;

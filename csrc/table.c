@@ -36,6 +36,7 @@ lapse_table *lapse_table_new(const lapse_config *config) {
     t->mode = config->mode;
     t->own_clock = config->own_clock;
     t->locked_reads = config->locked_reads;
+    t->quick = config->mode == LAPSE_FIXED && !config->own_clock && !config->locked_reads;
     t->slack = clock_slack();
     t->tick = config->own_clock ? 0 : clock_tick();
     t->random = config->seed;
@@ -114,6 +115,7 @@ static bool passed(int64_t deadline, int64_t at) { return DEADLINE_RANK(deadline
 segment *lock_segment(lapse_table *t, uint64_t h) {
     for (;;) {
         segment *s = locate(t, h);
+        PREFETCH(&s->next_rank);
         lock_take(&s->lock);
         if (LIKELY(!s->dead && segment_covers(s, h))) return s;
         lock_drop(&s->lock);
@@ -151,9 +153,9 @@ static lapse_status ask_unlocked(lookup *l, lapse_table *t, lapse_object *k, lap
         return LAPSE_RAISED;
     }
     verdict_add(l, k, equal > 0);
-    if (!view_holds(t, &v)) return LAPSE_MORE;
+    if (!view_holds(t, v)) return LAPSE_MORE;
     lock_take(&l->s->lock);
-    if (!view_holds(t, &v)) {
+    if (!view_holds(t, v)) {
         lock_drop(&l->s->lock);
         return LAPSE_MORE;
     }
@@ -329,20 +331,25 @@ static lapse_status begin_put(lookup *l, lapse_table *t, const record *r, int64_
     }
 }
 
+/* Put a record where an expired entry is: the old key goes too, as if it had been swept. */
+static void supersede(lapse_table *t, lookup *l, const record *r, lapse_item *expired) {
+    segment_remove(l->s, l->slot, expired);
+    insert_new(l, r);
+    COUNT(t, expirations);
+}
+
 /* Store a record whatever was there. */
-static lapse_status put_record(lapse_table *t, record *r, int64_t at, lapse_object **replaced) {
+static lapse_status put_record(lapse_table *t, const record *r, int64_t at, lapse_object **replaced) {
     lookup l;
+    lapse_item expired = {.key = NULL};
     *replaced = NULL;
     lapse_status status = begin_put(&l, t, r, at);
-    if (status == LAPSE_OK) {
-        if (passed(l.s->deadlines[l.slot], at)) COUNT(t, expirations);
-        overwrite(&l, r, replaced);
-    } else if (status == LAPSE_ABSENT) {
-        insert_new(&l, r);
-    } else {
-        return status;
-    }
+    if (status > LAPSE_ABSENT) return status;
+    if (status == LAPSE_ABSENT) insert_new(&l, r);
+    else if (UNLIKELY(passed(l.s->deadlines[l.slot], at))) supersede(t, &l, r, &expired);
+    else overwrite(&l, r, replaced);
     lookup_end(&l);
+    if (UNLIKELY(expired.key != NULL)) release_items(&expired, 1);
     return LAPSE_OK;
 }
 
@@ -370,29 +377,24 @@ lapse_status lapse_put_item(lapse_table *t, const lapse_item *item, uint64_t has
 }
 
 /* Store only if there is no live entry. ABSENT: stored. OK: there is one, and `*present` is a new
- * reference to its value. An expired one makes way: `*present` is then its old value, to give up. */
+ * reference to its value. NO_MEMORY, RAISED or BUSY. */
 lapse_status lapse_put_new(lapse_table *t, lapse_object *key, uint64_t hash, lapse_object *value,
                            int64_t ttl, int64_t now, lapse_object **present) {
     record r = {.e = {key, value, mix_hash(hash)}};
     int64_t at = lapse_now(t, now);
     lookup l;
-    *present = NULL;
+    lapse_item expired = {.key = NULL};
     date_record(t, &r, ttl, at);
     lapse_status status = begin_put(&l, t, &r, at);
-    if (status == LAPSE_OK && passed(l.s->deadlines[l.slot], at)) {
-        overwrite(&l, &r, present);
-        COUNT(t, expirations);
-        status = LAPSE_ABSENT;
-    } else if (status == LAPSE_OK) {
-        object_ref(*present = l.s->entries[l.slot].value);
-    } else if (status == LAPSE_ABSENT) {
-        insert_new(&l, &r);
-    } else {
-        return status;
-    }
+    if (status > LAPSE_ABSENT) return status;
+    bool live = status == LAPSE_OK && !passed(l.s->deadlines[l.slot], at);
+    if (live) object_ref(*present = l.s->entries[l.slot].value);
+    else if (status == LAPSE_OK) supersede(t, &l, &r, &expired);
+    else insert_new(&l, &r);
     lookup_end(&l);
-    if (status == LAPSE_ABSENT) COUNT(t, sets);
-    return status;
+    if (expired.key) release_items(&expired, 1);
+    if (!live) COUNT(t, sets);
+    return live ? LAPSE_OK : LAPSE_ABSENT;
 }
 
 /* Replace the value of a live entry, keeping its deadline, if the value is still `expected`. OK: the

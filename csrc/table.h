@@ -51,6 +51,7 @@ struct lapse_table {
     int64_t slack, tick;  /* clock.h; the tick is 0 under a caller's clock */
     lapse_mode mode;
     bool locked_reads, own_clock;
+    bool quick;           /* read_quickly() may be used: fixed lifetimes, native clock, no locked reads */
     uint64_t structure;   /* GIL builds: rises whenever a segment leaves the directory or is refitted */
     lapse_config config;
     uint64_t random;      /* state of the generator: a counter that splitmix64 mixes */

@@ -258,6 +258,11 @@ cdef class Cache:
             if exchange(self, key, old, new):
                 return new
 
+    def _look(self, key, default):
+        """The live value or `default`; touches, draws and counts nothing."""
+        value = peek(self, key)
+        return default if value is MISSING else value
+
     def touch(self, key, ttl=None):
         """Give a live entry `ttl` seconds (None: the default) from now; False if absent. Atomic."""
         return touch_at(opened(self), key, lifetime(ttl), now_of(self))
@@ -478,10 +483,7 @@ cdef object put_new(Cache self, object key, object value, int64_t life):
                                              &present)
     if status > LAPSE_ABSENT:
         refuse(status)
-    if status == LAPSE_OK:
-        return taken(present)
-    Py_XDECREF(present)
-    return MISSING
+    return taken(present) if status == LAPSE_OK else MISSING
 
 
 cdef object peek(Cache self, object key):

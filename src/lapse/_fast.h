@@ -54,7 +54,7 @@ static NOINLINE PyObject *settle_read(lapse_table *t, PyObject *key, Py_hash_t h
     return NULL;
 }
 
-INLINE PyObject *fast_read(lapse_table *t, PyObject *key, Py_hash_t hash) {
+static NOINLINE PyObject *read_fully(lapse_table *t, PyObject *key, Py_hash_t hash) {
     PyObject *value = NULL;
     lapse_status status = table_read(t, key, mix_hash((uint64_t)hash), LAPSE_NATIVE, false, &value);
     if (LIKELY(status == LAPSE_OK)) {
@@ -68,7 +68,18 @@ INLINE PyObject *fast_read(lapse_table *t, PyObject *key, Py_hash_t hash) {
     return settle_read(t, key, hash, status);
 }
 
-static PyObject *fast_get(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names) {
+INLINE PyObject *fast_read(lapse_table *t, PyObject *key, Py_hash_t hash) {
+    if (LIKELY(t->quick)) {
+        PyObject *value = read_quickly(t, key, mix_hash((uint64_t)hash), false, 0);
+        if (LIKELY(value != NULL)) {
+            COUNT(t, hits);
+            return value;
+        }
+    }
+    return read_fully(t, key, hash);
+}
+
+NO_CANARY static PyObject *fast_get(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names) {
     if (UNLIKELY(names != NULL || nargs < 1 || nargs > 2)) return behind.get(self, args, nargs, names);
     Py_hash_t hash = fast_hash(args[0]);
     if (UNLIKELY(hash == -1)) return NULL;
@@ -82,7 +93,7 @@ static PyObject *fast_get(PyObject *self, PyObject *const *args, Py_ssize_t narg
     return value;
 }
 
-static PyObject *fast_subscript(PyObject *self, PyObject *key) {
+NO_CANARY static PyObject *fast_subscript(PyObject *self, PyObject *key) {
     Py_hash_t hash = fast_hash(key);
     if (UNLIKELY(hash == -1)) return NULL;
     lapse_table *t = ((cache_head *)self)->direct;
@@ -350,13 +361,27 @@ static int put_in_front(PyTypeObject *type, const char *name, PyCFunctionFastWit
     return 0;
 }
 
+/* A heap subclass takes its slots from the wrappers in the base's dict, not from the base's slots. */
+static int rewrap(PyTypeObject *type, const char *name, void *slot) {
+    PyObject *found = PyDict_GetItemString(type->tp_dict, name);
+    if (found == NULL || !Py_IS_TYPE(found, &PyWrapperDescr_Type)) {
+        PyErr_Format(PyExc_SystemError, "lapse: %s is not a slot wrapper", name);
+        return -1;
+    }
+    ((PyWrapperDescrObject *)found)->d_wrapped = slot;
+    return 0;
+}
+
 static int fast_install(PyTypeObject *type) {
     if (put_in_front(type, "get", fast_get, &behind.get) < 0) return -1;
     if (put_in_front(type, "set", fast_set, &behind.set) < 0) return -1;
     behind.subscript = type->tp_as_mapping->mp_subscript;
     type->tp_as_mapping->mp_subscript = fast_subscript;
+    if (rewrap(type, "__getitem__", (void *)fast_subscript) < 0) return -1;
     behind.store = type->tp_as_mapping->mp_ass_subscript;
     type->tp_as_mapping->mp_ass_subscript = fast_store;
+    if (rewrap(type, "__setitem__", (void *)fast_store) < 0) return -1;
+    if (rewrap(type, "__delitem__", (void *)fast_store) < 0) return -1;
     behind.traverse = type->tp_traverse;
     type->tp_traverse = cache_traverse;
     behind.clear = type->tp_clear;

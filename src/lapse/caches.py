@@ -73,12 +73,21 @@ class CacheKeys(KeysView[K]):
 class CacheValues(ValuesView[V]):
     """A live view of a cache's values."""
 
+    def __contains__(self, value: object) -> bool:
+        return any(value is v or value == v for v in self)
+
     def __iter__(self) -> Iterator[V]:
         return self._mapping._walk(VALUES)  # type: ignore[attr-defined, no-any-return]
 
 
 class CacheItems(ItemsView[K, V]):
     """A live view of a cache's (key, value) pairs."""
+
+    def __contains__(self, item: object) -> bool:
+        if not isinstance(item, tuple) or len(item) != 2:
+            return False
+        found = self._mapping._look(item[0], self)  # type: ignore[attr-defined]
+        return found is not self and (found is item[1] or found == item[1])
 
     def __iter__(self) -> Iterator[tuple[K, V]]:
         return self._mapping._walk(ITEMS)  # type: ignore[attr-defined, no-any-return]
@@ -256,6 +265,8 @@ class ExpiringCache(Cache):
             sweeper.watch(self, interval)
 
     def __enter__(self) -> Self:
+        if self.closed:
+            raise RuntimeError(f"{type(self).__name__} is closed")
         return self
 
     def __exit__(self, *exc: object) -> None:

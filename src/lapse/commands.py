@@ -228,7 +228,7 @@ def _notes(report: Report) -> Table:
         f" about {report.timer_ns} ns of each figure is the timer",
     )
     notes.add_row(
-        "memory", "growth of the process, keys and values aside; rough below a few thousand KiB"
+        "memory", "growth of the process, keys and values aside; rough below a thousand KiB"
     )
     notes.add_row("expired", _expiry(report))
     notes.add_row("versions", _versions(report))

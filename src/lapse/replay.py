@@ -305,6 +305,19 @@ def _own(loop: _Loop) -> _Loop:
 # --- Figures ---
 
 
+def _allocator_trim() -> Callable[[int], int] | None:
+    """The C library's call that returns free memory to the system, if it has one."""
+    try:
+        import ctypes
+
+        return ctypes.CDLL(None).malloc_trim
+    except (ImportError, OSError, TypeError, AttributeError):
+        return None
+
+
+_trim = _allocator_trim()
+
+
 def _rounded(nanoseconds: int) -> int:
     """The time cut to its leading bits, so that a long replay keeps few distinct values."""
     surplus = max(0, nanoseconds.bit_length() - _PRECISE_BITS)
@@ -328,7 +341,13 @@ def _timer_ns() -> int:
 
 
 def _resident_bytes() -> int | None:
-    """The resident set of this process in bytes, or its peak where only that is known."""
+    """The resident set of this process in bytes, or its peak where only that is known.
+
+    What the allocator holds free goes back to the system first. Else a table would seem small that
+    lies where another contender, as it grew, left a smaller one behind.
+    """
+    if _trim:
+        _trim(0)
     try:
         with open("/proc/self/statm", "rb") as statm:
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
