@@ -20,6 +20,7 @@ static bool first_segment(lapse_table *t) {
     segment *root = new_heap_segment(t, SEGMENT_MIN_SLOTS);
     t->arrays[0] = t->config.memory->grab(sizeof(segment *));
     if (root == NULL || t->arrays[0] == NULL) return false;
+    write_end(root); /* in the directory: even */
     t->arrays[0][0] = root;
     t->directory = (uint64_t)(uintptr_t)t->arrays[0] | 63u;
     t->segments = t->depth_count[0] = 1;

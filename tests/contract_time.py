@@ -260,6 +260,13 @@ class SlidingContract(Fixtures):
         clock.advance(1e-9)
         assert "a" not in cache
 
+    def test_a_read_never_shortens(self, cache, clock):
+        """A read after the clock went backwards leaves the later deadline."""
+        cache.set("a", 1)
+        clock.advance(-4)
+        cache.get("a"), cache.gather("a")
+        assert cache.expires_in("a") == 14
+
     def test_looking_does_not_rearm(self, cache, clock):
         """Membership, length, iteration, comparison and `expires_in` leave the deadline."""
         cache.set("a", 1)

@@ -311,7 +311,7 @@ class ModelSlidingTTLCache(ModelTTLCache):
         self._longest = inf if max_lifetime is None else lifetime_ns(max_lifetime)
 
     def _kept_by_read(self, entry: Entry) -> bool:
-        entry.deadline = min(self._now() + entry.ttl, entry.end)
+        entry.deadline = max(entry.deadline, min(self._now() + entry.ttl, entry.end))
         return True
 
 

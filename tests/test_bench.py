@@ -11,6 +11,8 @@ import pytest
 
 pytest.importorskip("rich", reason="lapse bench needs the cli extra")
 
+from rich.console import Console
+
 from lapse import bench
 from lapse.bench import engine, probes, report, targets
 from lapse.bench.cases import CASES, Case, Emptying, Growing
@@ -58,6 +60,18 @@ def test_absent_contender_has_no_ratio():
     assert scores.ratio("cache") is None
     assert scores.ratio("dict") is None
     assert scores.spread("cache") is None
+
+
+def test_contender_with_a_note_is_shown(capsys: pytest.CaptureFixture[str]):
+    """A table with a contender too slow to time still prints, with the note for its figure."""
+    scores = table(dict=[1.0, 2.0])
+    scores.series.append(Series("sloth", [], "too slow"))
+
+    report.show_table(Console(width=80), scores)
+
+    assert "too slow" in capsys.readouterr().out
+    assert scores.ratio("sloth") is None
+    assert scores.spread("sloth") is None
 
 
 def test_seating_gives_everybody_every_place():

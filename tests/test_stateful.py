@@ -19,7 +19,7 @@ from support import Key
 
 LONG = os.environ.get("LAPSE_LONG") == "1"
 STEPS = settings(
-    max_examples=5000 if LONG else 60,
+    max_examples=5000 if LONG else 120,
     stateful_step_count=100 if LONG else 50,
     derandomize=not LONG,
     database=None,

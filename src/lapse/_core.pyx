@@ -15,17 +15,16 @@ Every single-key method is atomic. Methods that take many keys are atomic key by
 entries of _fast.h answer the commonest calls before they come here.
 """
 
-import math
 import os
 from datetime import timedelta
 
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.math cimport isfinite, llrint
 from libc.stdint cimport INT64_MAX, int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from lapse._lapse cimport *
+from lapse._ops cimport *
 
 FIXED = LAPSE_FIXED
 SLIDING = LAPSE_SLIDING
@@ -112,15 +111,6 @@ cdef int64_t nanoseconds_of(object seconds) except? -3:
 
 # --- Helpers -----------------------------------------------------------------------------------
 
-cdef int refuse(lapse_status status) except -1:
-    """Raise what a failed status stands for."""
-    if status == LAPSE_RAISED:
-        return -1  # the comparison's own exception is set
-    if status == LAPSE_NO_MEMORY:
-        raise MemoryError("lapse: no memory for another segment")
-    raise RuntimeError("the key's __eq__ changed the cache at every attempt")
-
-
 cdef lapse_table *opened(Cache self) except NULL:
     if self.table == NULL:
         raise RuntimeError(f"{type(self).__name__} is closed")
@@ -131,20 +121,6 @@ cdef inline int64_t now_of(Cache self) except? -3:
     return LAPSE_NATIVE if self.clock is None else reading(self.clock)
 
 
-cdef inline object taken(PyObject *owned):
-    """The Python object behind an owned reference, which this takes over."""
-    cdef object value = <object>owned
-    Py_XDECREF(owned)
-    return value
-
-
-cdef void release(lapse_item *items, size_t n) noexcept:
-    cdef size_t i
-    for i in range(n):
-        Py_XDECREF(items[i].key)
-        Py_XDECREF(items[i].value)
-
-
 cdef void let_others_run(int64_t *since) noexcept:
     """Inside long work: once a millisecond, give up the GIL for a moment."""
     if clock_coarse() - since[0] < PAUSE_AFTER:
@@ -152,10 +128,6 @@ cdef void let_others_run(int64_t *since) noexcept:
     with nogil:
         pass
     since[0] = clock_coarse()
-
-
-cdef object seconds_left(int64_t deadline, int64_t at):
-    return None if deadline == LAPSE_NEVER else max(0, deadline - at) / 1e9
 
 
 # --- The cache ---------------------------------------------------------------------------------
@@ -207,40 +179,36 @@ cdef class Cache:
 
     def get(self, key, default=None):
         """The value stored under `key`, or `default`. Atomic; no lock in the common case; O(1)."""
-        value = read(self, key)
-        return default if value is MISSING else value
+        return op_get(opened(self), key, now_of(self), default)
 
     def __getitem__(self, key):
-        value = read(self, key)
+        value = op_get(opened(self), key, now_of(self), MISSING)
         if value is MISSING:
             raise KeyError(key)
         return value
 
     def __contains__(self, key):
-        cdef uint64_t h = <uint64_t>fast_hash(key)
-        cdef lapse_table *t = opened(self)
-        cdef lapse_status status = lapse_has(t, <PyObject *>key, h, now_of(self))
-        if status > LAPSE_EARLY:
-            refuse(status)
-        return status == LAPSE_OK
+        return op_has(opened(self), key, now_of(self))
 
     def set(self, key, value, ttl=None):
         """Store `value` under `key` for `ttl` seconds (None: the default ttl). Atomic; O(1) amortised.
 
         Raises ValueError for a wrong ttl, TypeError for an unhashable key.
         """
-        put(self, key, value, lifetime(ttl))
+        cdef int64_t life = lifetime(ttl)
+        op_put(opened(self), key, <uint64_t>fast_hash(key), value, life, now_of(self))
 
     def __setitem__(self, key, value):
-        put(self, key, value, LAPSE_DEFAULT)
+        op_put(opened(self), key, <uint64_t>fast_hash(key), value, LAPSE_DEFAULT, now_of(self))
 
     def add(self, key, value, ttl=None):
         """Store only if there is no live entry; True if it was stored. Atomic."""
-        return put_new(self, key, value, lifetime(ttl)) is MISSING
+        cdef int64_t life = lifetime(ttl)
+        return op_put_new(opened(self), key, value, life, now_of(self), MISSING) is MISSING
 
     def setdefault(self, key, default=None):
         """The live value under `key`; if there is none, store `default` and return it. Atomic."""
-        value = put_new(self, key, default, LAPSE_DEFAULT)
+        value = op_put_new(opened(self), key, default, LAPSE_DEFAULT, now_of(self), MISSING)
         return default if value is MISSING else value
 
     def incr(self, key, delta=1):
@@ -249,49 +217,43 @@ cdef class Cache:
         An entry that was there keeps its deadline; a new one gets the default ttl.
         """
         while True:
-            old = peek(self, key)
+            old = op_peek(opened(self), key, now_of(self), MISSING)
+            new = 0 + delta if old is MISSING else old + delta
             if old is MISSING:
-                if put_new(self, key, 0 + delta, LAPSE_DEFAULT) is MISSING:
-                    return 0 + delta
-                continue
-            new = old + delta
-            if exchange(self, key, old, new):
+                stored = op_put_new(opened(self), key, new, LAPSE_DEFAULT, now_of(self), MISSING) is MISSING
+            else:
+                stored = op_exchange(opened(self), key, old, new, now_of(self))
+            if stored:
                 return new
 
     def _look(self, key, default):
         """The live value or `default`; touches, draws and counts nothing."""
-        value = peek(self, key)
-        return default if value is MISSING else value
+        return op_peek(opened(self), key, now_of(self), default)
 
     def touch(self, key, ttl=None):
         """Give a live entry `ttl` seconds (None: the default) from now; False if absent. Atomic."""
-        return touch_at(opened(self), key, lifetime(ttl), now_of(self))
+        cdef int64_t life = lifetime(ttl)
+        return op_touch(opened(self), key, <uint64_t>fast_hash(key), life, now_of(self))
 
     def expires_in(self, key):
         """Seconds (float) until the entry expires; None if it never does. KeyError if absent."""
-        cdef lapse_item item
-        cdef uint64_t h = <uint64_t>fast_hash(key)
         cdef lapse_table *t = opened(self)
-        cdef int64_t at = lapse_now(t, now_of(self))
-        cdef lapse_status status = lapse_peek(t, <PyObject *>key, h, at, &item)
-        if status > LAPSE_EARLY:
-            refuse(status)
-        if status != LAPSE_OK:
+        cdef int64_t deadline = LAPSE_NEVER, at = lapse_now(t, now_of(self))
+        if not op_deadline(t, key, at, &deadline):
             raise KeyError(key)
-        release(&item, 1)
-        return seconds_left(item.deadline, at)
+        return None if deadline == LAPSE_NEVER else (deadline - at) / 1e9
 
     def delete(self, key):
         """Remove `key`; True if it was live. Atomic; O(1)."""
-        return pop_at(opened(self), key, now_of(self)) is not MISSING
+        return op_pop(opened(self), key, <uint64_t>fast_hash(key), now_of(self), MISSING) is not MISSING
 
     def __delitem__(self, key):
-        if pop_at(opened(self), key, now_of(self)) is MISSING:
+        if op_pop(opened(self), key, <uint64_t>fast_hash(key), now_of(self), MISSING) is MISSING:
             raise KeyError(key)
 
     def pop(self, key, default=MISSING):
         """Remove `key` and return its value; `default`, or KeyError without one, if absent. Atomic."""
-        value = pop_at(opened(self), key, now_of(self))
+        value = op_pop(opened(self), key, <uint64_t>fast_hash(key), now_of(self), MISSING)
         if value is not MISSING:
             return value
         if default is MISSING:
@@ -334,14 +296,8 @@ cdef class Cache:
         cdef int64_t life = lifetime(ttl), now = lapse_now(t, now_of(self))
         cdef list pairs = list(items.items() if hasattr(items, "items") else items)
         cdef Block block = hashes_ahead(t, [key for key, _ in pairs])
-        cdef PyObject *replaced
-        cdef lapse_status status
         for i, (key, value) in enumerate(pairs):
-            replaced = NULL
-            status = lapse_put(t, <PyObject *>key, block.hash_of(i), <PyObject *>value, life, now, &replaced)
-            if status != LAPSE_OK:
-                refuse(status)
-            Py_XDECREF(replaced)
+            op_put(t, key, block.hash_of(i), value, life, now)
 
     def delete_many(self, keys):
         """Remove every one of `keys`; how many were live."""
@@ -349,25 +305,20 @@ cdef class Cache:
         cdef int64_t now = lapse_now(t, now_of(self))
         cdef list wanted = list(keys)
         cdef Block block = hashes_ahead(t, wanted)
-        cdef lapse_item item
-        cdef lapse_status status
         cdef Py_ssize_t i, gone = 0
         for i in range(len(wanted)):
-            status = lapse_delete(t, <PyObject *>wanted[i], block.hash_of(i), now, &item)
-            if status == LAPSE_OK or status == LAPSE_EXPIRED:
-                release(&item, 1)
-            elif status != LAPSE_ABSENT:
-                refuse(status)
-            gone += status == LAPSE_OK
+            gone += op_pop(t, wanted[i], block.hash_of(i), now, MISSING) is not MISSING
         return gone
 
     def touch_many(self, keys, ttl=None):
         """touch() every one of `keys`; how many were live."""
         cdef lapse_table *t = opened(self)
         cdef int64_t life = lifetime(ttl), now = lapse_now(t, now_of(self))
-        cdef Py_ssize_t touched = 0
-        for key in list(keys):
-            touched += touch_at(t, key, life, now)
+        cdef list wanted = list(keys)
+        cdef Block block = hashes_ahead(t, wanted)
+        cdef Py_ssize_t i, touched = 0
+        for i in range(len(wanted)):
+            touched += op_touch(t, wanted[i], block.hash_of(i), life, now)
         return touched
 
     # --- The whole cache ---
@@ -425,8 +376,13 @@ cdef class Cache:
         """Store what _entries() gave, each `elapsed` seconds older; what has expired is left out."""
         cdef lapse_table *t = opened(self)
         cdef int64_t at = lapse_now(t, now_of(self)), older = <int64_t>llrint(elapsed * 1e9)
+        cdef lapse_item dates
         for key, value, left, ttl, limit, own in entries:
-            restore_one(t, key, value, left, ttl, limit, own, at, older)
+            dates.ttl, dates.own_ttl = ttl, own
+            dates.deadline = LAPSE_NEVER if left is None else at + <int64_t>left - older
+            dates.limit = LAPSE_NEVER if limit is None else at + <int64_t>limit - older
+            if left is None or dates.deadline > at:
+                op_restore(t, key, value, &dates, at)
 
     def _counters(self):
         """The native counters by name."""
@@ -445,110 +401,6 @@ cdef class Cache:
 
     def __sizeof__(self):
         return object.__sizeof__(self) + (lapse_bytes(self.owned) if self.owned != NULL else 0)
-
-
-# --- Single operations -------------------------------------------------------------------------
-
-cdef object read(Cache self, object key):
-    """A counted read: the value or MISSING."""
-    cdef uint64_t h = <uint64_t>fast_hash(key)
-    cdef lapse_table *t = opened(self)
-    cdef PyObject *value = NULL
-    cdef lapse_status status = lapse_get(t, <PyObject *>key, h, now_of(self), &value)
-    if status == LAPSE_OK:
-        return taken(value)
-    if status > LAPSE_EARLY:
-        refuse(status)
-    return MISSING
-
-
-cdef int put(Cache self, object key, object value, int64_t life) except -1:
-    cdef uint64_t h = <uint64_t>fast_hash(key)
-    cdef lapse_table *t = opened(self)
-    cdef PyObject *replaced = NULL
-    cdef lapse_status status = lapse_put(t, <PyObject *>key, h, <PyObject *>value, life, now_of(self),
-                                         &replaced)
-    if status != LAPSE_OK:
-        refuse(status)
-    Py_XDECREF(replaced)
-    return 0
-
-
-cdef object put_new(Cache self, object key, object value, int64_t life):
-    """MISSING if stored, else the live value that is there."""
-    cdef uint64_t h = <uint64_t>fast_hash(key)
-    cdef lapse_table *t = opened(self)
-    cdef PyObject *present = NULL
-    cdef lapse_status status = lapse_put_new(t, <PyObject *>key, h, <PyObject *>value, life, now_of(self),
-                                             &present)
-    if status > LAPSE_ABSENT:
-        refuse(status)
-    return taken(present) if status == LAPSE_OK else MISSING
-
-
-cdef object peek(Cache self, object key):
-    """The live value or MISSING, untouched and uncounted."""
-    cdef lapse_item item
-    cdef uint64_t h = <uint64_t>fast_hash(key)
-    cdef lapse_table *t = opened(self)
-    cdef lapse_status status = lapse_peek(t, <PyObject *>key, h, now_of(self), &item)
-    if status == LAPSE_OK:
-        Py_XDECREF(item.key)
-        return taken(item.value)
-    if status > LAPSE_EARLY:
-        refuse(status)
-    return MISSING
-
-
-cdef bint exchange(Cache self, object key, object old, object new) except -1:
-    """Replace a live value that is still `old`, keeping its deadline."""
-    cdef uint64_t h = <uint64_t>fast_hash(key)
-    cdef lapse_table *t = opened(self)
-    cdef PyObject *replaced = NULL
-    cdef lapse_status status = lapse_exchange(t, <PyObject *>key, h, <PyObject *>old, <PyObject *>new,
-                                              now_of(self), &replaced)
-    if status > LAPSE_EARLY:
-        refuse(status)
-    Py_XDECREF(replaced)
-    return status == LAPSE_OK
-
-
-
-cdef object pop_at(lapse_table *t, object key, int64_t now):
-    """Remove a key: its value, or MISSING if it was not live."""
-    cdef lapse_item item
-    cdef uint64_t h = <uint64_t>fast_hash(key)
-    cdef lapse_status status = lapse_delete(t, <PyObject *>key, h, now, &item)
-    if status == LAPSE_ABSENT:
-        return MISSING
-    if status > LAPSE_EARLY:
-        refuse(status)
-    Py_XDECREF(item.key)
-    value = taken(item.value)
-    return value if status == LAPSE_OK else MISSING
-
-
-cdef bint touch_at(lapse_table *t, object key, int64_t life, int64_t now) except -1:
-    cdef lapse_status status = lapse_touch(t, <PyObject *>key, <uint64_t>fast_hash(key), life, now)
-    if status > LAPSE_EARLY:
-        refuse(status)
-    return status == LAPSE_OK
-
-
-cdef int restore_one(lapse_table *t, key, value, left, int64_t ttl, limit, bint own, int64_t at,
-                     int64_t older) except -1:
-    cdef lapse_item item
-    cdef PyObject *replaced = NULL
-    item.key, item.value, item.ttl, item.own_ttl = <PyObject *>key, <PyObject *>value, ttl, own
-    item.deadline = LAPSE_NEVER if left is None else at + <int64_t>left - older
-    item.limit = LAPSE_NEVER if limit is None else at + <int64_t>limit - older
-    if left is not None and item.deadline <= at:
-        return 0
-    cdef lapse_status status = lapse_put_item(t, &item, <uint64_t>fast_hash(key), at, &replaced)
-    if status != LAPSE_OK:
-        refuse(status)
-    Py_XDECREF(replaced)
-    return 0
 
 
 cdef void drain(lapse_table *t) noexcept:

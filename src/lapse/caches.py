@@ -12,22 +12,20 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from collections.abc import ItemsView, KeysView, ValuesView
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from datetime import timedelta
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lapse import sweeper
-from lapse._core import ENTRIES, FIXED, ITEMS, KEYS, PROBABILISTIC, SLIDING, VALUES, Cache, describe
+from lapse._core import FIXED, PROBABILISTIC, SLIDING, Cache, describe
+from lapse.views import CacheItems, CacheKeys, CacheValues
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["CacheStats", "ProbabilisticTTLCache", "SlidingTTLCache", "TTLCache"]
 
-K = TypeVar("K")
-V = TypeVar("V")
 Seconds = float | timedelta
 REPR_ITEMS = 10
 
@@ -61,36 +59,6 @@ class CacheStats(NamedTuple):
         """Hits over reads; 0.0 before the first read."""
         reads = self.hits + self.misses
         return self.hits / reads if reads else 0.0
-
-
-class CacheKeys(KeysView[K]):
-    """A live view of a cache's keys."""
-
-    def __iter__(self) -> Iterator[K]:
-        return self._mapping._walk(KEYS)  # type: ignore[attr-defined, no-any-return]
-
-
-class CacheValues(ValuesView[V]):
-    """A live view of a cache's values."""
-
-    def __contains__(self, value: object) -> bool:
-        return any(value is v or value == v for v in self)
-
-    def __iter__(self) -> Iterator[V]:
-        return self._mapping._walk(VALUES)  # type: ignore[attr-defined, no-any-return]
-
-
-class CacheItems(ItemsView[K, V]):
-    """A live view of a cache's (key, value) pairs."""
-
-    def __contains__(self, item: object) -> bool:
-        if not isinstance(item, tuple) or len(item) != 2:
-            return False
-        found = self._mapping._look(item[0], self)  # type: ignore[attr-defined]
-        return found is not self and (found is item[1] or found == item[1])
-
-    def __iter__(self) -> Iterator[tuple[K, V]]:
-        return self._mapping._walk(ITEMS)  # type: ignore[attr-defined, no-any-return]
 
 
 class ExpiringCache(Cache):

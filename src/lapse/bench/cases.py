@@ -20,7 +20,7 @@ __all__ = ["CASES", "Case", "Emptying", "Growing", "Material", "Standing", "Trac
 
 SEED = 20261122
 SLOWEST_ROUND = 5.0  #: seconds; a contender that would need more is listed, not timed
-PILOT = 100  #: operations from which a round's time is foretold
+PILOT = 100  #: turns of a loop from which a round's time is foretold
 
 Keys = list[Any]
 
@@ -113,11 +113,10 @@ class Track:
             return self.loop(cache, keys, self.material.values[0])
 
     def pilot(self, weight: int) -> float:
-        """Nanoseconds an operation, from a few after a few; a turn of the loop is `weight`."""
+        """Nanoseconds an operation, the best of a few short loops; a turn counts `weight`."""
         cache, keys = self.prepare(0)
-        self.timed(cache, keys[:PILOT])
-        few = keys[PILOT : 2 * PILOT] or keys[:PILOT]
-        return self.timed(cache, few) / (len(few) * weight)
+        parts = list(_slices(keys[: 3 * PILOT], PILOT))
+        return min(self.timed(cache, part) / (len(part) * weight) for part in parts)
 
 
 class Standing(Track):

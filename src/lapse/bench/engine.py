@@ -89,9 +89,9 @@ class Table:
         return self.summary(ours) / self.summary(theirs)
 
     def ratios(self, contender: str, rival: str | None = None) -> list[float]:
-        """The ratios round by round."""
-        theirs = self.values(rival or self.baseline or "")
-        return [x / y for x, y in zip(self.values(contender), theirs, strict=bool(theirs))]
+        """The ratios round by round; none if one of the two did not take part."""
+        ours, theirs = self.values(contender), self.values(rival or self.baseline or "")
+        return [x / y for x, y in zip(ours, theirs, strict=True)] if ours and theirs else []
 
     def spread(self, contender: str) -> tuple[float, float] | None:
         """The quartiles of the paired ratios to the baseline, or None where none pair up."""
