@@ -16,10 +16,11 @@ entries of _fast.h answer the commonest calls before they come here.
 """
 
 import os
+import sys
 from datetime import timedelta
 
 from cpython.object cimport PyObject
-from libc.math cimport isfinite, llrint
+from libc.math cimport llrint
 from libc.stdint cimport INT64_MAX, int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 
@@ -35,6 +36,7 @@ cdef double LONGEST = 9.2e18  # nanoseconds, about 292 years; what lies beyond n
 # A caller's clock may start anywhere, below zero too: its readings are moved into the middle of the
 # positive range, and held inside it.
 cdef int64_t ORIGIN = <int64_t>1 << 61
+cdef double FARTHEST = 2.3e18  # nanoseconds, about 73 years: just inside ORIGIN
 cdef int64_t PAUSE_AFTER = 1_000_000  # nanoseconds of long work before other threads get a turn
 cdef object MISSING = object()
 cdef bint LOCKED_READS = os.environ.get("LAPSE_FORCE_LOCKED") == "1"
@@ -75,9 +77,7 @@ cdef int64_t reading(object clock) except? -3:
     cdef double seconds = clock()
     if seconds != seconds:
         raise ValueError(f"the clock returned {seconds!r}, not a number of seconds")
-    if not -LONGEST / 4 < seconds * 1e9 < LONGEST / 4:
-        return ORIGIN + (ORIGIN if seconds > 0 else -ORIGIN) // 2
-    return ORIGIN + <int64_t>llrint(seconds * 1e9)
+    return ORIGIN + <int64_t>llrint(max(-FARTHEST, min(FARTHEST, seconds * 1e9)))
 
 
 cdef class ManualClock:
@@ -95,8 +95,11 @@ cdef class ManualClock:
         return self.nanoseconds / 1e9
 
     def advance(self, seconds):
-        """Move by `seconds` (float; negative moves backwards)."""
-        self.nanoseconds += nanoseconds_of(seconds)
+        """Move by `seconds` (float; negative moves backwards). ValueError beyond about 73 years."""
+        cdef int64_t there = self.nanoseconds + nanoseconds_of(seconds)
+        if not -FARTHEST < there < FARTHEST:
+            raise ValueError(f"the clock cannot go as far as {there / 1e9!r} seconds")
+        self.nanoseconds = there
 
     def __repr__(self):
         return f"ManualClock({self.nanoseconds / 1e9!r})"
@@ -104,7 +107,7 @@ cdef class ManualClock:
 
 cdef int64_t nanoseconds_of(object seconds) except? -3:
     cdef double s = seconds
-    if not isfinite(s) or not -LONGEST / 4 < s * 1e9 < LONGEST / 4:
+    if not -FARTHEST < s * 1e9 < FARTHEST:
         raise ValueError(f"not a usable number of seconds: {seconds!r}")
     return <int64_t>llrint(s * 1e9)
 
@@ -533,6 +536,9 @@ def describe(type cls):
     fast_describe(cls, Cache)
 
 
+
+# Cython leaves an empty module of its own behind; `import lapse` brings in nothing foreign.
+sys.modules.pop("cython_runtime", None)
 
 build = {
     "probe": (<bytes>lapse_probe_name()).decode(),

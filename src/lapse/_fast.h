@@ -80,11 +80,12 @@ INLINE PyObject *fast_read(lapse_table *t, PyObject *key, Py_hash_t hash) {
 }
 
 NO_CANARY static PyObject *fast_get(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names) {
-    if (UNLIKELY(names != NULL || nargs < 1 || nargs > 2)) return behind.get(self, args, nargs, names);
+    /* The table outlives a close() by the key's __hash__: `owned` keeps it. */
+    lapse_table *t = ((cache_head *)self)->direct;
+    if (UNLIKELY(t == NULL || names != NULL || nargs < 1 || nargs > 2))
+        return behind.get(self, args, nargs, names);
     Py_hash_t hash = fast_hash(args[0]);
     if (UNLIKELY(hash == -1)) return NULL;
-    lapse_table *t = ((cache_head *)self)->direct;
-    if (UNLIKELY(t == NULL)) return behind.get(self, args, nargs, names);
     PyObject *value = fast_read(t, args[0], hash);
     if (LIKELY(value != NULL)) return value;
     if (UNLIKELY(PyErr_Occurred() != NULL)) return NULL;
@@ -94,10 +95,10 @@ NO_CANARY static PyObject *fast_get(PyObject *self, PyObject *const *args, Py_ss
 }
 
 NO_CANARY static PyObject *fast_subscript(PyObject *self, PyObject *key) {
-    Py_hash_t hash = fast_hash(key);
-    if (UNLIKELY(hash == -1)) return NULL;
     lapse_table *t = ((cache_head *)self)->direct;
     if (UNLIKELY(t == NULL)) return behind.subscript(self, key);
+    Py_hash_t hash = fast_hash(key);
+    if (UNLIKELY(hash == -1)) return NULL;
     PyObject *value = fast_read(t, key, hash);
     if (UNLIKELY(value == NULL) && !PyErr_Occurred()) {
         PyObject *args = PyTuple_Pack(1, key); /* a tuple key must not be taken for the arguments */
@@ -111,10 +112,10 @@ NO_CANARY static PyObject *fast_subscript(PyObject *self, PyObject *key) {
 
 /* 0 stored, 1 for the Cython method, -1 raised. */
 INLINE int fast_put(PyObject *self, PyObject *key, PyObject *value) {
-    Py_hash_t hash = fast_hash(key);
-    if (UNLIKELY(hash == -1)) return -1;
     lapse_table *t = ((cache_head *)self)->direct;
     if (UNLIKELY(t == NULL)) return 1;
+    Py_hash_t hash = fast_hash(key);
+    if (UNLIKELY(hash == -1)) return -1;
     PyObject *replaced;
     lapse_status status = lapse_put(t, key, (uint64_t)hash, value, LAPSE_DEFAULT, LAPSE_NATIVE, &replaced);
     if (UNLIKELY(status != LAPSE_OK)) {

@@ -1,0 +1,183 @@
+"""The process around the caches: fork, interpreter exit, and what importing lapse brings in."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import sysconfig
+import threading
+import time
+from typing import Any
+
+import pytest
+
+import lapse
+from support import KINDS, Dying, check, run_python
+
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+
+
+def in_child(work: Any) -> int:
+    """Forks, runs `work` in the child, and returns its exit status; a child that hangs is killed."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+    return os.waitpid(child, 0)[1]
+
+
+@needs_fork
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_uses_the_cache(kind):
+    """A child reads, writes and clears its copy of a cache; the parent's stays as it is."""
+    cache = KINDS[kind][0](cleanup_interval=0.01)
+    cache.set_many((n, n) for n in range(5000))
+
+    def work() -> None:
+        assert cache.gather(range(5000)) == list(range(5000))
+        cache.set_many((n, -n) for n in range(10_000))
+        assert cache[9999] == -9999
+        check(cache)
+        cache.clear()
+        cache.close()
+
+    assert in_child(work) == 0
+    assert cache.gather(range(5000)) == list(range(5000))
+    assert len(cache) == 5000
+    cache.close()
+
+
+@needs_fork
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_the_sweeper_runs_on_in_a_child():
+    """A child sweeps inherited and new caches, though its parent's thread is not there."""
+    old = lapse.TTLCache(0.02, cleanup_interval=0.01)
+    old.set_many((n, n) for n in range(100))
+
+    def work() -> None:
+        new = lapse.TTLCache(0.02, cleanup_interval=0.01)
+        swept = threading.Semaphore(0)
+        for cache in (old, new):
+            cache.set("a", Dying(swept.release))
+        assert swept.acquire(timeout=10)
+        assert swept.acquire(timeout=10)
+
+    assert in_child(work) == 0
+    old.close()
+
+
+@needs_fork
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_fork_while_threads_write(kind):
+    """A fork in the midst of other threads' writes leaves the child a usable cache."""
+    cache = KINDS[kind][0](cleanup_interval=0.001)
+    stop = threading.Event()
+
+    def write() -> None:
+        n = 0
+        while not stop.is_set():
+            cache.set(n % 3000, n, 0.01)
+            cache.delete((n * 7) % 3000)
+            n += 1
+
+    def work() -> None:
+        cache.set_many((n, str(n)) for n in range(5000))
+        assert cache.get(4999) == "4999"
+        cache.expire()
+        assert cache._check()
+
+    writers = [threading.Thread(target=write) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    try:
+        assert [in_child(work) for _ in range(8)] == [0] * 8
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+    cache.close()
+
+
+EXIT = """
+import lapse, time
+caches = [cls(0.001, cleanup_interval=0.001) for _ in range(20)
+          for cls in (lapse.TTLCache, lapse.SlidingTTLCache, lapse.ProbabilisticTTLCache)]
+for cache in caches:
+    cache.set_many((n, [n]) for n in range(5000))
+while not any(cache.stats().expirations for cache in caches):
+    pass
+for cache in caches:
+    cache.set_many((n, [n]) for n in range(5000))
+print(time.monotonic())
+"""
+
+
+def test_exit_while_sweeping():
+    """The interpreter ends cleanly and soon in the midst of sweeps."""
+    child = run_python(EXIT)
+    ended = time.monotonic()
+    assert (child.returncode, child.stderr) == (0, "")
+    if sys.platform == "linux":  # where monotonic time is the same in both processes
+        assert ended - float(child.stdout) < 2
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "sys.exit(0)",
+        "import threading; threading.Thread(target=c.expire).start()",
+        "import atexit; atexit.register(lambda: c.get(1))",
+        "sys.modules['keep'] = c; del sys.modules['lapse']",
+        "c.set('self', c); sys.stays = c",
+        "class D:\n    def __del__(self): c.set(2, 2); lapse.TTLCache().set(1, 1)\nc.set('d', D())",
+        "import gc; gc.disable(); c.set('c', [c])",
+        "import os; os._exit(0)",
+    ],
+)
+def test_ends_of_the_interpreter(ending):
+    """Whatever refers to a cache at the end, the interpreter ends cleanly."""
+    child = run_python(
+        f"import lapse, sys\nc = lapse.SlidingTTLCache(cleanup_interval=0.001)\nc.set(1, [1])\n{ending}"
+    )
+    assert (child.returncode, child.stderr) == (0, "")
+
+
+IMPORTS = """
+import sys
+before = set(sys.modules)
+import lapse
+cache = lapse.TTLCache()
+cache.set("a", 1), cache.get("a"), cache.stats(), repr(cache)
+names = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(*sorted(names - sys.stdlib_module_names - {"lapse"}))
+"""
+
+
+def test_the_import_brings_in_the_standard_library_only():
+    """`import lapse` imports nothing outside the standard library and lapse."""
+    child = run_python(IMPORTS)
+    foreign = [name for name in child.stdout.split() if not name.startswith(("_cython_", "cython_"))]
+    assert (child.returncode, foreign) == (0, []), child.stderr
+
+
+def test_every_public_name_resolves():
+    """Each name in `lapse.__all__` is there, and the version is a version."""
+    assert {"TTLCache", "SlidingTTLCache", "ProbabilisticTTLCache"} <= set(lapse.__all__)
+    assert {"ManualClock", "CacheStats"} <= set(lapse.__all__)
+    assert all(hasattr(lapse, name) for name in lapse.__all__)
+    assert lapse.__version__.count(".") >= 1
+
+
+@pytest.mark.skipif(not FREE_THREADED, reason="this interpreter has a GIL")
+def test_the_gil_stays_off():
+    """On a free-threaded build importing and using lapse leaves the GIL off."""
+    child = run_python("import lapse, sys; lapse.TTLCache().set(1, 1); print(sys._is_gil_enabled())")
+    assert child.stdout.strip() == "False", child.stderr
+    assert "GIL" not in child.stderr
