@@ -2,8 +2,11 @@
  *
  * A deadline is an int64 in nanoseconds; 0 means never or empty. One unsigned comparison,
  * (uint64_t)(deadline - 1) < now, is true exactly for 1 <= deadline <= now, so zero pages and full
- * ones are scanned alike. Bodies: AVX2 (dispatched at run time), SSE2 and NEON through the compiler's
- * vectoriser, portable; all give the same answer.
+ * ones are scanned alike. Four bodies give the same answer: AVX2 (chosen at run time), SSE2, NEON and a
+ * portable one (LAPSE_PORTABLE forces it).
+ *
+ * Threads: the holder of the segment's lock scans; only len() of a table that others write may see a
+ * deadline change under it, and counts it as it was or as it is.
  */
 #ifndef LAPSE_SCAN_H
 #define LAPSE_SCAN_H
@@ -15,13 +18,15 @@
 #define DEADLINE_RANK(d) ((uint64_t)(d) - 1u)
 #define RANK_NEVER UINT64_MAX
 
+typedef size_t (*scan_body)(const int64_t *deadlines, size_t n, int64_t now, uint64_t *bits, uint64_t *next);
+
 /* Set a bit in `bits` for each of the `n` deadlines (a multiple of 16, at most 64 x words) that is
  * not after `now` (>= 0); store the least rank of the others. Returns how many bits it set. */
 size_t scan_deadlines(const int64_t *deadlines, size_t n, int64_t now, uint64_t *bits, uint64_t *next);
 
-/* The portable body and the name of the one that scan_deadlines() picks: for tests. */
-size_t scan_deadlines_portable(const int64_t *deadlines, size_t n, int64_t now, uint64_t *bits,
-                               uint64_t *next);
+/* For tests: the body of that name ("avx2", "sse2", "neon", "portable"), or NULL where it cannot run;
+ * and the name of the one that scan_deadlines() uses here. */
+scan_body scan_body_named(const char *name);
 const char *scan_name(void);
 
 #endif

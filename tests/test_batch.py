@@ -275,7 +275,13 @@ def test_keys_that_change_their_own_list(cache, method, where):
                 return super().__hash__()
 
         cache.update({"a": 1, Key("k"): 2})
-        keys = ["a", "b", Hostile("k", hook=act if where == "eq" else None), "c", *map(str, range(90))]
+        keys = [
+            "a",
+            "b",
+            Hostile("k", hook=act if where == "eq" else None),
+            "c",
+            *map(str, range(90)),
+        ]
         armed.append(keys)
         try:
             getattr(cache, method)(keys)

@@ -212,6 +212,15 @@ def test_contender_without_the_operation_is_left_out():
     assert [series.contender for series in scores.series] == ["dict"]
 
 
+def test_a_memoised_function_cannot_miss():
+    """`lru_cache` stores what it misses, so it has no part in the case of misses."""
+    case = next(case for case in CASES if case.name == "get-miss-1k")
+
+    (scores,) = case.measure(CONTENDERS[:2], TINY, no_progress)
+
+    assert [series.contender for series in scores.series] == ["dict"]
+
+
 def test_sweep_counts_what_it_removed():
     """The sweep probe finds exactly the expired entries in each round."""
     plan = Plan(rounds=2, large=5_000)

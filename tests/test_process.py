@@ -163,7 +163,9 @@ print(*sorted(names - sys.stdlib_module_names - {"lapse"}))
 def test_the_import_brings_in_the_standard_library_only():
     """`import lapse` imports nothing outside the standard library and lapse."""
     child = run_python(IMPORTS)
-    foreign = [name for name in child.stdout.split() if not name.startswith(("_cython_", "cython_"))]
+    foreign = [
+        name for name in child.stdout.split() if not name.startswith(("_cython_", "cython_"))
+    ]
     assert (child.returncode, foreign) == (0, []), child.stderr
 
 
@@ -178,6 +180,8 @@ def test_every_public_name_resolves():
 @pytest.mark.skipif(not FREE_THREADED, reason="this interpreter has a GIL")
 def test_the_gil_stays_off():
     """On a free-threaded build importing and using lapse leaves the GIL off."""
-    child = run_python("import lapse, sys; lapse.TTLCache().set(1, 1); print(sys._is_gil_enabled())")
+    child = run_python(
+        "import lapse, sys; lapse.TTLCache().set(1, 1); print(sys._is_gil_enabled())"
+    )
     assert child.stdout.strip() == "False", child.stderr
     assert "GIL" not in child.stderr

@@ -185,7 +185,9 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def compare(self) -> None:
         """The same key objects, values and remaining lifetimes."""
-        native = {id(key): (value, self.native.expires_in(key)) for key, value in self.native.items()}
+        native = {
+            id(key): (value, self.native.expires_in(key)) for key, value in self.native.items()
+        }
         model = {id(key): (value, self.model.expires_in(key)) for key, value in self.model.items()}
         small = {id(key) for key in KEYS}
         assert {k: v for k, v in native.items() if k in small} == {

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from datetime import timedelta
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from lapse import sweeper
 from lapse._core import FIXED, PROBABILISTIC, SLIDING, Cache, describe
@@ -26,8 +26,15 @@ if TYPE_CHECKING:
 
 __all__ = ["CacheStats", "ProbabilisticTTLCache", "SlidingTTLCache", "TTLCache"]
 
+K = TypeVar("K")
+V = TypeVar("V")
 Seconds = float | timedelta
 REPR_ITEMS = 10
+
+if TYPE_CHECKING:
+    Native = Cache
+else:
+    Native = GenericAlias(Cache, (K, V))  # lets a class be derived from Native[K, V]
 
 
 class CacheStats(NamedTuple):
@@ -61,11 +68,11 @@ class CacheStats(NamedTuple):
         return self.hits / reads if reads else 0.0
 
 
-class ExpiringCache(Cache):
+class ExpiringCache(Native[K, V]):
     """What the three caches share: mapping manners, statistics, copying."""
 
     __slots__ = ()
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__ = classmethod(GenericAlias)  # type: ignore[var-annotated]
     __hash__ = None  # type: ignore[assignment]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -88,24 +95,24 @@ class ExpiringCache(Cache):
 
     # --- Mapping manners ---
 
-    def keys(self) -> CacheKeys[Any]:
+    def keys(self) -> CacheKeys[K]:
         """A live view of the keys; iterating it is weakly consistent."""
-        return CacheKeys(self)  # type: ignore[arg-type]
+        return CacheKeys(self)
 
-    def values(self) -> CacheValues[Any]:
+    def values(self) -> CacheValues[V]:
         """A live view of the values; iterating it is weakly consistent."""
-        return CacheValues(self)  # type: ignore[arg-type]
+        return CacheValues(self)
 
-    def items(self) -> CacheItems[Any, Any]:
+    def items(self) -> CacheItems[K, V]:
         """A live view of the pairs; iterating it is weakly consistent."""
-        return CacheItems(self)  # type: ignore[arg-type]
+        return CacheItems(self)
 
     def update(self, other: Any = (), /, **more: Any) -> None:
         """Store every pair of a mapping or an iterable, and the keyword arguments; default ttl."""
         if hasattr(other, "keys") and not hasattr(other, "items"):
             other = [(key, other[key]) for key in other.keys()]
         self.set_many(other)
-        self.set_many(more)
+        self.set_many(more)  # type: ignore[arg-type]
 
     @classmethod
     def fromkeys(cls, keys: Iterable[Any], value: Any = None) -> Self:
@@ -119,14 +126,14 @@ class ExpiringCache(Cache):
             return NotImplemented
         return dict(self.items()) == dict(other.items())
 
-    def __or__(self, other: Mapping[Any, Any]) -> Self:
+    def __or__(self, other: Mapping[K, V]) -> Self:
         if not isinstance(other, Mapping):
             return NotImplemented
         merged = self.copy()
         merged.update(other)
         return merged
 
-    def __ror__(self, other: Mapping[Any, Any]) -> Self:
+    def __ror__(self, other: Mapping[K, V]) -> Self:
         if not isinstance(other, Mapping):
             return NotImplemented
         merged = self._blank(self._options)
@@ -134,7 +141,7 @@ class ExpiringCache(Cache):
         merged._restore(self._entries())
         return merged
 
-    def __ior__(self, other: Any) -> Self:
+    def __ior__(self, other: Any) -> Self:  # type: ignore[misc]
         self.update(other)
         return self
 
@@ -201,7 +208,8 @@ class ExpiringCache(Cache):
 
     def _blank(self, options: dict[str, Any]) -> Self:
         """An empty cache of the same class and settings."""
-        return _remade(type(self), self._mode, options)
+        twin: Self = _remade(type(self), self._mode, options)
+        return twin
 
     def copy(self) -> Self:
         """A copy with the same settings, clock and remaining lifetimes; counters start at zero."""
@@ -241,7 +249,7 @@ class ExpiringCache(Cache):
         self.close()
 
 
-def _remade(cls: type[Any], mode: int, options: dict[str, Any]) -> Any:
+def _remade(cls: Any, mode: int, options: dict[str, Any]) -> Any:
     """A new cache that does not run the class's own __init__, whose arguments we cannot know."""
     cache = cls.__new__(cls)
     ExpiringCache._start(cache, mode, options)
@@ -249,7 +257,7 @@ def _remade(cls: type[Any], mode: int, options: dict[str, Any]) -> Any:
 
 
 def _unpickled(
-    cls: type[Any], mode: int, options: dict[str, Any], entries: list[Any], then: float
+    cls: Any, mode: int, options: dict[str, Any], entries: list[Any], then: float
 ) -> Any:
     """Rebuild a pickled cache; the wall time spent pickled counts as lived."""
     cache = _remade(cls, mode, options)
@@ -257,7 +265,7 @@ def _unpickled(
     return cache
 
 
-class TTLCache(ExpiringCache):
+class TTLCache(ExpiringCache[K, V]):
     """A cache whose entries expire a fixed time after they were stored.
 
     Args:
@@ -300,7 +308,7 @@ class TTLCache(ExpiringCache):
         self._start(FIXED, options, **unbuilt)
 
 
-class SlidingTTLCache(ExpiringCache):
+class SlidingTTLCache(ExpiringCache[K, V]):
     """A cache in which every read starts an entry's time anew.
 
     The arguments are those of TTLCache, and:
@@ -337,7 +345,7 @@ class SlidingTTLCache(ExpiringCache):
         self._start(SLIDING, options, **unbuilt)
 
 
-class ProbabilisticTTLCache(ExpiringCache):
+class ProbabilisticTTLCache(ExpiringCache[K, V]):
     """A cache whose entries may expire early, each reader drawing for itself.
 
     The arguments are those of TTLCache, and:

@@ -256,17 +256,19 @@ class Case:
                 tracks[contender.name] = partial(self._round, track, plan)
         times = race(tracks, plan.rounds, progress)
         table.series += [Series(name, values) for name, values in times.items()]
+        names = [contender.name for contender in contenders]
+        table.series.sort(key=lambda series: names.index(series.contender))
         tracks.clear()
         gc.collect()
         return [table]
 
     def too_slow(self, track: Track, plan: Plan) -> str:
-        """A note if a round of `track` would take longer than anybody waits; else empty."""
+        """A note with its ns an operation if a round of `track` takes too long; else empty."""
         growth = self.entries(plan) if issubclass(self.track, Growing) else 0
         pilot = track.pilot(self.weight(plan))
         if pilot * max(plan.operations, growth) <= SLOWEST_ROUND * 1e9:
             return ""
-        return f"too slow to time, about {pilot / 1000:,.0f} µs an operation"
+        return f"too slow, ~{pilot:,.0f}"
 
     def _round(self, track: Track, plan: Plan, number: int) -> float:
         steps = track.steps(plan, self.entries(plan))
@@ -284,7 +286,7 @@ CASES = (
     Case("get-equal-1k", "get, hit, an equal str", "get", looked_up=equal),
     Case("get-int-1k", "get, hit, int keys", "get", make_keys=int_keys),
     Case("get-tuple-1k", "get, hit, tuple keys", "get", make_keys=tuple_keys),
-    Case("get-miss-1k", "get, miss", "get", looked_up=absent),
+    Case("get-miss-1k", "get, miss", "miss", looked_up=absent),
     Case("get-hit-1m", "get, hit, random order", "get", large=True),
     Case("get-subscript-1k", "c[k], hit", "item"),
     Case("set-overwrite-1k", "set, overwrite", "set"),

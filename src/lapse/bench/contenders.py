@@ -37,6 +37,7 @@ class Contender:
     module: str | None = None  #: what must be importable; None: the standard library
     distribution: str | None = None
     get: str = "c.get(k)"
+    miss: str | None = "c.get(k)"
     item: str | None = "c[k]"
     set: str | None = "c.set(k, v)"
     setitem: str | None = "c[k] = v"
@@ -90,6 +91,7 @@ CONTENDERS = (
         "functools.lru_cache",
         make=_lru_cache,
         get="c(k)",
+        miss=None,
         item=None,
         set=None,
         setitem=None,
