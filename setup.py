@@ -1,54 +1,75 @@
 """The one extension of lapse: `lapse._core`, from `_core.pyx` and every C file of `csrc/`.
 
 Environment switches:
-    LAPSE_DEBUG=1                  -O0 -g, C assertions and structure checks on
+    LAPSE_DEBUG=1                  no optimisation, debug symbols, C assertions and structure checks
     LAPSE_SANITIZE=address|thread  build with that sanitizer (address adds undefined)
     LAPSE_PORTABLE=1               no SIMD: the portable probe and scan
 """
 
 import os
 import sys
+import sysconfig
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-GCC_FLAGS = ["-std=c11", "-O3", "-fvisibility=hidden", "-fno-strict-aliasing", "-fstack-protector-strong"]
-GCC_LINK = []
-MSVC_FLAGS = ["/std:c11", "/experimental:c11atomics", "/O2", "/guard:cf"]
+SANITIZERS = {"address": "address,undefined", "thread": "thread"}
+DEBUG = os.environ.get("LAPSE_DEBUG") == "1"
+SANITIZE = os.environ.get("LAPSE_SANITIZE", "")
+PORTABLE = os.environ.get("LAPSE_PORTABLE") == "1"
 
 
-def build_flags() -> tuple[list[str], list[str], list[tuple[str, str | None]]]:
-    """Compiler flags, linker flags and macros for this platform and these switches."""
-    debug = os.environ.get("LAPSE_DEBUG") == "1"
-    sanitize = os.environ.get("LAPSE_SANITIZE")
-    macros: list[tuple[str, str | None]] = [] if debug else [("NDEBUG", None)]
-    if os.environ.get("LAPSE_PORTABLE") == "1":
-        macros.append(("LAPSE_PORTABLE", "1"))
-    if sys.platform == "win32":
-        return list(MSVC_FLAGS), [], macros
-    compile_args, link_args = list(GCC_FLAGS), list(GCC_LINK)
+def macros() -> list[tuple[str, str | None]]:
+    """What the C files may test for."""
+    chosen: list[tuple[str, str | None]] = [("_GNU_SOURCE", "1")]
+    if not DEBUG:
+        chosen.append(("NDEBUG", None))
+    if PORTABLE:
+        chosen.append(("LAPSE_PORTABLE", "1"))
+    if sys.platform == "win32" and sysconfig.get_config_var("Py_GIL_DISABLED"):
+        chosen.append(("Py_GIL_DISABLED", "1"))  # its pyconfig.h leaves this to the builder
+    return chosen
+
+
+def msvc() -> dict[str, list[str]]:
+    """Arguments for MSVC; mincore has the precise interrupt time of clock.h."""
+    level = ["/Od", "/Z7", "/UNDEBUG"] if DEBUG else ["/O2", "/guard:cf"]
+    return {
+        "extra_compile_args": ["/std:c11", "/experimental:c11atomics", *level],
+        "extra_link_args": ["/DEBUG"] if DEBUG else ["/guard:cf"],
+        "libraries": ["mincore"],
+    }
+
+
+def gcc() -> dict[str, list[str]]:
+    """Arguments for GCC and Clang."""
+    compile_args = ["-std=c11", "-O3", "-fvisibility=hidden", "-fno-strict-aliasing"]
+    link_args = []
     if sys.platform == "linux":
+        compile_args.append("-fno-plt")
         link_args += ["-Wl,-z,relro", "-Wl,-z,now"]
-    if debug:
+    if SANITIZE:
+        compile_args += [f"-fsanitize={SANITIZERS[SANITIZE]}", "-fno-omit-frame-pointer", "-g"]
+        link_args.append(f"-fsanitize={SANITIZERS[SANITIZE]}")
+    if DEBUG:
         compile_args += ["-O0", "-g", "-UNDEBUG"]
-    elif not sanitize:
-        compile_args += ["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
-    if sanitize:
-        kinds = {"address": "address,undefined", "thread": "thread"}[sanitize]
-        compile_args += [f"-fsanitize={kinds}", "-fno-omit-frame-pointer", "-g"]
-        link_args += [f"-fsanitize={kinds}"]
-    return compile_args, link_args, macros
+    elif not SANITIZE:
+        hardening = ["-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
+        compile_args += ["-g0", *hardening]
+    return {"extra_compile_args": compile_args, "extra_link_args": link_args}
 
 
-compile_args, link_args, macros = build_flags()
+if SANITIZE and SANITIZE not in SANITIZERS:
+    sys.exit(f"LAPSE_SANITIZE={SANITIZE}: choose one of {', '.join(SANITIZERS)}")
+
+headers = [*Path("csrc").glob("*.h"), *Path("src/lapse").glob("*.h")]
 extension = Extension(
     "lapse._core",
     sources=["src/lapse/_core.pyx", *sorted(map(str, Path("csrc").glob("*.c")))],
-    depends=[*map(str, Path("csrc").glob("*.h")), *map(str, Path("src/lapse").glob("*.[hp]*"))],
+    depends=sorted(map(str, headers)),
     include_dirs=["csrc", "src/lapse"],
-    define_macros=[("_GNU_SOURCE", "1"), *macros],
-    extra_compile_args=compile_args,
-    extra_link_args=link_args,
+    define_macros=macros(),
+    **(msvc() if sys.platform == "win32" else gcc()),
 )
 setup(ext_modules=cythonize([extension], language_level=3))

@@ -34,24 +34,25 @@ static void trace_entries(size_t n, trace *at) {
         at[i].known = m ? LAPSE_OK : group_empty(ctrl) ? LAPSE_ABSENT : LAPSE_MORE;
         if (m == 0) continue;
         at[i].slot += mask_slot(m);
-        PREFETCH(&at[i].s->entries[at[i].slot]);
-        PREFETCH(&at[i].s->deadlines[at[i].slot]);
+        PREFETCH(entry_at(at[i].s, at[i].slot));
+        PREFETCH(deadline_at(at[i].s, at[i].slot));
     }
 }
 
 #if !LAPSE_THREADS
-static bool holds_key(const entry *e, const lapse_block *b, size_t i, uint64_t h) {
-    if (b->integers) return e->hash == h && object_is_int(e->key, b->ints[i]);
-    if (e->key == b->keys[i]) return true;
-    return b->keys[i] && e->hash == h && object_same(e->key, b->keys[i]) == SAME;
+static bool holds_key(const trace *at, const lapse_block *b, size_t i) {
+    lapse_object *stored = entry_at(at->s, at->slot)->key;
+    if (!b->integers && stored == b->keys[i]) return true;
+    if (*hash_at(at->s, at->slot) != at->h) return false;
+    if (b->integers) return object_is_int(stored, b->ints[i]);
+    return b->keys[i] && object_same(stored, b->keys[i]) == SAME;
 }
 
 /* Confirm the key without running any code, and fetch its value. */
 static void trace_values(const lapse_block *b, trace *at) {
     for (size_t i = 0; i < b->n; i++) {
         if (at[i].known != LAPSE_OK) continue;
-        const entry *e = &at[i].s->entries[at[i].slot];
-        if (holds_key(e, b, i, at[i].h)) PREFETCH(e->value);
+        if (holds_key(&at[i], b, i)) PREFETCH(entry_at(at[i].s, at[i].slot)->value);
         else at[i].known = LAPSE_MORE;
     }
 }
@@ -60,12 +61,12 @@ static void trace_values(const lapse_block *b, trace *at) {
 static lapse_status take_traced(lapse_table *t, const trace *at, int64_t coarse, int64_t now,
                                 lapse_object **value) {
     if (at->known != LAPSE_OK) return at->known;
-    int64_t deadline = at->s->deadlines[at->slot];
+    int64_t deadline = *deadline_at(at->s, at->slot);
     if (deadline != LAPSE_NEVER) {
         if (t->mode != LAPSE_FIXED) return LAPSE_MORE;
         if (now == LAPSE_NATIVE ? deadline - coarse <= t->slack : deadline <= now) return LAPSE_MORE;
     }
-    object_ref(*value = at->s->entries[at->slot].value);
+    object_ref(*value = entry_at(at->s, at->slot)->value);
     return LAPSE_OK;
 }
 

@@ -1,34 +1,31 @@
 /* Growth: what happens when a segment has no room for one more entry.
  *
- *   expired entries in it?        they go first, and that is all
- *   mostly tombstones?            rebuilt where it is
- *   heap segment, < 512 slots     replaced by one of twice the slots
- *   heap segment, 512 slots       replaced by a whole slab segment
- *   slab segment, 672 slots       uses all its 1,024
- *   slab segment, 1,024 slots     split in two, unless equal hashes would make that useless:
- *                                 then replaced by a heap segment of twice the slots
+ *   expired entries in it?         they go first, and that is all
+ *   mostly tombstones?             rebuilt (a heap segment: replaced by one of its size)
+ *   heap segment, < 512 slots      replaced by one of twice the slots
+ *   heap segment, 512 slots        replaced by one of 1,024
+ *   slab segment, 640 slots        uses all its 1,024
+ *   1,024 slots                    split in two, unless equal hashes would make that useless: then
+ *                                  replaced by a heap segment of twice the slots
  *
- * The slowest of these moves one segment's entries (about ten microseconds). Memory is asked for
- * before any lock is taken; when the plan has changed by the time the locks are held, the attempt
- * ends and the caller, who loops, starts over. */
+ * The first few segments of a cache come from the heap, later ones from its slabs. The slowest of these
+ * moves one segment's entries (about ten microseconds). Memory is asked for with no lock held; when the
+ * plan has changed by the time the locks are held, the attempt ends and the caller, who loops, starts
+ * over. What was supplied in vain stays with the table for the next time. */
 #include "table.h"
 
-typedef enum { REBUILD, REPLACE_HEAP, REPLACE_SLAB, WIDEN, SPLIT } growth_kind;
+#define SLAB_FROM 8u /* segments of a table from which on new ones come from slabs */
+
+typedef enum { REBUILD, REPLACE, WIDEN, SPLIT } growth_kind;
 
 typedef struct {
     growth_kind kind;
-    uint32_t slots; /* of the segment that is to take over */
+    uint32_t slots; /* of the segment to make, or of this one afterwards */
+    bool heap;      /* a heap segment of that size is needed, */
+    bool pool;      /* or one from a slab */
     bool directory; /* the directory must double first, */
     uint32_t bits;  /* to this many bits */
 } plan;
-
-/* Memory made ready for a plan. */
-typedef struct {
-    segment *heap;
-    slab *slab;
-    record *scratch;
-    segment **array;
-} supplies;
 
 /* --- Planning; under the directory lock --- */
 
@@ -43,20 +40,30 @@ static bool split_helps(const lapse_table *t, const segment *s) {
     return s->depth < MAX_DEPTH && s->depth < log2_floor(t->segments) + DEPTH_LEEWAY;
 }
 
+static plan plan_replace(uint32_t slots) { return (plan){.kind = REPLACE, .slots = slots, .heap = true}; }
+
+static plan plan_split(const lapse_table *t, const segment *s) {
+    uint32_t bits = directory_bits(t->directory);
+    bool pool = t->segments >= SLAB_FROM;
+    return (plan){.kind = SPLIT,
+                  .slots = SEGMENT_SLOTS,
+                  .heap = !pool,
+                  .pool = pool,
+                  .directory = s->depth == bits,
+                  .bits = bits + 1};
+}
+
 static plan plan_growth(const lapse_table *t, const segment *s) {
     uint32_t slots = segment_slots(s);
     if (s->tombstones > 0 && s->used <= slot_limit(slots) / 32 * 25)
-        return s->slab ? (plan){REBUILD, slots, false, 0} : (plan){REPLACE_HEAP, slots, false, 0};
-    if (s->slab == NULL && slots != SEGMENT_HEAP_SLOTS) return (plan){REPLACE_HEAP, slots * 2, false, 0};
-    if (s->slab == NULL) return (plan){REPLACE_SLAB, SEGMENT_SLOTS, false, 0};
-    if (slots < SEGMENT_SLOTS) return (plan){WIDEN, SEGMENT_SLOTS, false, 0};
-    if (!split_helps(t, s)) return (plan){REPLACE_HEAP, slots * 2, false, 0};
-    uint32_t bits = directory_bits(t->directory);
-    return (plan){SPLIT, SEGMENT_HALF_SLOTS, s->depth == bits, bits + 1};
+        return s->slab ? (plan){.kind = REBUILD, .slots = slots} : plan_replace(slots);
+    if (s->slab && slots < SEGMENT_SLOTS) return (plan){.kind = WIDEN, .slots = SEGMENT_SLOTS};
+    if (slots == SEGMENT_SLOTS && split_helps(t, s)) return plan_split(t, s);
+    return plan_replace(slots * 2);
 }
 
 static bool same_plan(plan a, plan b) {
-    return a.kind == b.kind && a.slots == b.slots && a.directory == b.directory && a.bits == b.bits;
+    return a.kind == b.kind && a.slots == b.slots && a.heap == b.heap && a.pool == b.pool && a.bits == b.bits;
 }
 
 /* --- Memory --- */
@@ -64,6 +71,7 @@ static bool same_plan(plan a, plan b) {
 segment *new_heap_segment(lapse_table *t, uint32_t slots) {
     segment *s = segment_on_heap(t->config.memory, slots, t->pool.ttls, t->pool.limits);
     if (s) write_begin(s); /* outside the directory: odd */
+    if (s) s->dead = true;
     return s;
 }
 
@@ -78,40 +86,54 @@ segment *retired_take(lapse_table *t, uint32_t slots) {
     return NULL;
 }
 
-static segment **new_array(lapse_table *t, uint32_t bits) {
-    return t->config.memory->grab(((sizeof(segment *) << bits) + CACHE_LINE - 1) & ~(size_t)(CACHE_LINE - 1));
-}
-
-static record *new_scratch(lapse_table *t) {
-    return t->config.memory->grab(SEGMENT_SLOTS * sizeof(record));
+static bool retired_has(const lapse_table *t, uint32_t slots) {
+    for (const segment *s = t->retired; s; s = s->next)
+        if (segment_slots(s) == slots) return true;
+    return false;
 }
 
 /* What a plan lacks. Under the directory lock. */
 typedef struct {
-    bool slab, scratch, array;
+    bool heap, slab, scratch, array;
 } wants;
 
 static wants plan_wants(lapse_table *t, plan p) {
-    bool from_pool = p.kind == SPLIT || p.kind == REPLACE_SLAB;
-    uint32_t bits = directory_bits(t->directory) + 1;
-    return (wants){.slab = from_pool && pool_is_empty(&t->pool),
-                   .scratch = p.kind != REPLACE_HEAP && t->scratch == NULL,
-                   .array = p.directory && t->arrays[bits] == NULL};
+    return (wants){.heap = p.heap && !retired_has(t, p.slots),
+                   .slab = p.pool && pool_is_empty(&t->pool),
+                   .scratch = p.kind != REPLACE && t->scratch == NULL,
+                   .array = p.directory && t->arrays[p.bits] == NULL};
+}
+
+static bool wants_nothing(wants w) { return !w.heap && !w.slab && !w.scratch && !w.array; }
+
+/* Memory made ready for a plan. */
+typedef struct {
+    segment *heap;
+    slab *slab;
+    record *scratch;
+    segment **array;
+} supplies;
+
+static segment **new_array(lapse_table *t, uint32_t bits) {
+    return t->config.memory->grab(((sizeof(segment *) << bits) + CACHE_LINE - 1) & ~(size_t)(CACHE_LINE - 1));
 }
 
 /* Ask the system for what is wanted, with no lock held. */
 static bool supply(lapse_table *t, plan p, wants w, supplies *got) {
+    if (w.heap && !(got->heap = new_heap_segment(t, p.slots))) return false;
     if (w.slab && !(got->slab = pool_new_slab(&t->pool))) return false;
-    if (w.scratch && !(got->scratch = new_scratch(t))) return false;
-    if (w.array && !(got->array = new_array(t, p.bits))) return false;
-    return p.kind != REPLACE_HEAP || (got->heap = new_heap_segment(t, p.slots)) != NULL;
+    if (w.scratch && !(got->scratch = t->config.memory->grab(SEGMENT_SLOTS * sizeof(record)))) return false;
+    return !w.array || (got->array = new_array(t, p.bits)) != NULL;
 }
 
-/* Hand over what the table has no newer one of. Under the directory lock. */
+/* Hand everything over to the table; what it has by now goes back. Under the directory lock. */
 static void stock(lapse_table *t, plan p, supplies *got) {
+    if (got->heap) {
+        got->heap->next = t->retired;
+        t->retired = got->heap;
+    }
     if (got->slab) pool_add(&t->pool, got->slab);
-    got->slab = NULL;
-    if (got->scratch && !t->scratch) {
+    if (!t->scratch) {
         t->scratch = got->scratch;
         got->scratch = NULL;
     }
@@ -121,12 +143,9 @@ static void stock(lapse_table *t, plan p, supplies *got) {
     }
 }
 
-static void return_supplies(lapse_table *t, supplies *got) {
-    const lapse_memory *memory = t->config.memory;
-    if (got->slab) pool_drop_slab(&t->pool, got->slab);
-    if (got->heap) memory->drop(got->heap);
-    if (got->scratch) memory->drop(got->scratch);
-    if (got->array) memory->drop(got->array);
+static void return_surplus(lapse_table *t, const supplies *got) {
+    if (got->scratch) t->config.memory->drop(got->scratch);
+    if (got->array) t->config.memory->drop(got->array);
 }
 
 /* --- The directory; all under its lock --- */
@@ -184,14 +203,12 @@ void retire(lapse_table *t, segment *s) {
 
 /* Rebuild a slab segment with another number of slots, or without its tombstones. */
 void refit(lapse_table *t, segment *s, uint32_t slots) {
-    uint32_t old = segment_slots(s);
     write_begin(s);
     uint32_t n = segment_take_all(s, t->scratch);
     segment_reset(s, slots);
     for (uint32_t i = 0; i < n; i++) segment_insert(s, &t->scratch[i]);
     write_end(s);
     structure_changed(t);
-    pool_trim(s, old);
 }
 
 /* Move everything into the blank segment `to`, which takes the place of `s`. A blank segment is
@@ -216,7 +233,7 @@ static uint32_t slots_for(uint32_t entries) {
 
 static uint32_t count_upper(const record *r, uint32_t n, uint64_t bit) {
     uint32_t upper = 0;
-    for (uint32_t i = 0; i < n; i++) upper += (r[i].e.hash & bit) != 0;
+    for (uint32_t i = 0; i < n; i++) upper += (r[i].hash & bit) != 0;
     return upper;
 }
 
@@ -230,45 +247,37 @@ static void deepen(lapse_table *t, segment *s, segment *upper, uint64_t bit) {
     upper->dead = false;
 }
 
-/* Move the entries whose next hash bit is set into the blank segment `upper`. */
+/* Move the entries whose next hash bit is set into the blank segment `upper`. The old one keeps its
+ * pages: it has touched them all and will fill them again. */
 static void split(lapse_table *t, segment *s, segment *upper) {
     uint64_t bit = UINT64_C(1) << (63 - s->depth);
-    uint32_t old = segment_slots(s);
     lock_take(&upper->lock);
     write_begin(s);
-    uint32_t n = segment_take_all(s, t->scratch), high = count_upper(t->scratch, n, bit);
-    segment_reset(s, slots_for(n - high));
-    segment_reset(upper, slots_for(high));
+    uint32_t n = segment_take_all(s, t->scratch);
+    segment_reset(s, segment_slots(s));
+    if (upper->slab) segment_reset(upper, slots_for(count_upper(t->scratch, n, bit)));
     deepen(t, s, upper, bit);
     for (uint32_t i = 0; i < n; i++)
-        segment_insert(t->scratch[i].e.hash & bit ? upper : s, &t->scratch[i]);
+        segment_insert(t->scratch[i].hash & bit ? upper : s, &t->scratch[i]);
     write_end(upper);
     directory_assign(t, upper, upper);
     write_end(s);
     structure_changed(t);
     lock_drop(&upper->lock);
-    pool_trim(s, old);
 }
 
-static segment *blank_segment(lapse_table *t, plan p, supplies *got) {
-    if (p.kind != REPLACE_HEAP) return pool_take(&t->pool, p.slots);
-    segment *s = got->heap;
-    got->heap = NULL;
-    return s;
-}
-
-static void carry_out(lapse_table *t, segment *s, plan p, supplies *got) {
+static void carry_out(lapse_table *t, segment *s, plan p) {
     if (p.kind == REBUILD || p.kind == WIDEN) {
         refit(t, s, p.slots);
         return;
     }
     if (p.directory) double_directory(t);
-    segment *blank = blank_segment(t, p, got);
-    if (p.kind == SPLIT) {
+    segment *blank = p.pool ? pool_take(&t->pool, SEGMENT_HALF_SLOTS) : retired_take(t, p.slots);
+    if (p.kind == REPLACE) {
+        replace_segment(t, s, blank);
+    } else {
         split(t, s, blank);
         COUNT(t, splits);
-    } else {
-        replace_segment(t, s, blank);
     }
 }
 
@@ -304,10 +313,8 @@ static void execute(lapse_table *t, uint64_t h, plan p, supplies *got) {
     lock_take(&t->directory_lock);
     stock(t, p, got);
     segment *s = lock_segment(t, h);
-    if (!segment_has_room(s, h) && same_plan(p, plan_growth(t, s))) {
-        wants w = plan_wants(t, p);
-        if (!w.slab && !w.scratch && !w.array) carry_out(t, s, p, got);
-    }
+    bool due = !segment_has_room(s, h) && same_plan(p, plan_growth(t, s));
+    if (due && wants_nothing(plan_wants(t, p))) carry_out(t, s, p);
     bool dead = s->dead;
     lock_drop(&s->lock);
     if (dead) retire(t, s);
@@ -322,7 +329,7 @@ lapse_status make_room(lapse_table *t, uint64_t h, int64_t now) {
     supplies got = {0};
     if (purge(t, h, now) > 0 || !survey(t, h, &p, &w)) return LAPSE_OK;
     bool supplied = supply(t, p, w, &got);
-    if (supplied) execute(t, h, p, &got);
-    return_supplies(t, &got);
+    execute(t, h, p, &got);
+    return_surplus(t, &got);
     return supplied ? LAPSE_OK : LAPSE_NO_MEMORY;
 }

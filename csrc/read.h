@@ -49,10 +49,10 @@ static NOINLINE probe_result probe_ask(const lapse_table *t, view v, lapse_objec
 /* Is the key in this slot ours? ABSENT means: no, look on. */
 INLINE probe_result probe_slot(const lapse_table *t, view v, uint32_t slot, lapse_object *key,
                                uint64_t h) {
-    const entry *e = &v.s->entries[slot];
+    const entry *e = entry_at(v.s, slot);
     lapse_object *k = ACQUIRE(&e->key); /* acquire: pairs with PUBLISH in segment_insert() */
     if (LIKELY(k == key)) return PROBE_FOUND;
-    if (RELAXED(&e->hash) != h) return PROBE_ABSENT;
+    if (RELAXED(hash_at(v.s, slot)) != h) return PROBE_ABSENT;
 #if LAPSE_THREADS
     if (k == NULL || !object_try_ref(k)) return PROBE_RETRY;
     if (!view_holds(t, v)) {
@@ -137,8 +137,8 @@ INLINE lapse_status read_once(lapse_table *t, lapse_object *key, uint64_t h, int
     probe_result found = probe_segment(t, v, key, h, &slot);
     if (found == PROBE_ABSENT) return view_holds(t, v) ? LAPSE_ABSENT : LAPSE_MORE;
     if (UNLIKELY(found != PROBE_FOUND)) return found == PROBE_RAISED ? LAPSE_RAISED : LAPSE_MORE;
-    int64_t deadline = RELAXED(&v.s->deadlines[slot]), at = 0;
-    lapse_object *x = ACQUIRE(&v.s->entries[slot].value); /* pairs with PUBLISH in segment_write() */
+    int64_t deadline = RELAXED(deadline_at(v.s, slot)), at = 0;
+    lapse_object *x = ACQUIRE(&entry_at(v.s, slot)->value); /* pairs with PUBLISH in segment_write() */
 #if LAPSE_THREADS
     if (x == NULL || !object_try_ref(x)) return LAPSE_MORE;
     if (!view_holds(t, v)) {
@@ -174,9 +174,9 @@ INLINE lapse_object *read_quickly(lapse_table *t, const lapse_object *key, uint6
     group_mask m = group_match(group_load(s->ctrl + first), hash_tag(h));
     if (UNLIKELY(m == 0)) return NULL;
     uint32_t slot = first + mask_slot(m);
-    const entry *e = &s->entries[slot];
+    const entry *e = entry_at(s, slot);
     if (UNLIKELY(ACQUIRE(&e->key) != key)) return NULL; /* pairs with PUBLISH in segment_insert() */
-    int64_t deadline = RELAXED(&s->deadlines[slot]);
+    int64_t deadline = RELAXED(deadline_at(s, slot));
     lapse_object *value = ACQUIRE(&e->value); /* pairs with PUBLISH in segment_write() */
     if (deadline != LAPSE_NEVER) {
         int64_t at = timed ? coarse : clock_coarse();

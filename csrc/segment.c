@@ -6,29 +6,30 @@
 
 /* --- Making --- */
 
-static size_t data_bytes(uint32_t slots, bool ttls, bool limits) {
-    return slots * (sizeof(int64_t) * (1u + ttls + limits) + sizeof(entry));
-}
+static size_t pages_bytes(uint32_t slots) { return slots * (2 * sizeof(int64_t) + sizeof(entry)); }
 
 static size_t side_bytes(uint32_t slots) { return slots + 2u * BITMAP_BYTES(slots); }
 
+static size_t line_up(size_t bytes) { return (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE; }
+
 size_t segment_heap_bytes(uint32_t slots, bool ttls, bool limits) {
-    size_t header = (sizeof(segment) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
-    size_t side = (side_bytes(slots) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
-    return header + side + data_bytes(slots, ttls, limits);
+    return line_up(sizeof(segment)) + line_up(side_bytes(slots)) + pages_bytes(slots) +
+           slots * sizeof(int64_t) * ((size_t)ttls + limits);
 }
 
 /* Point the header at its arrays: control words and bitmaps at `side`, the rest at `data`, each with
- * places for `slots`. The pointers stay for the life of the memory. */
+ * places for `slots`. All of it stays for the life of the memory. */
 void segment_place(segment *s, uint8_t *side, uint8_t *data, uint32_t slots, bool ttls, bool limits) {
+    uint32_t page_slots = slots < PAGE_SLOTS ? slots : PAGE_SLOTS;
+    int64_t *behind_pages = (int64_t *)(void *)(data + pages_bytes(slots));
     s->ctrl = side;
     s->gc = (uint64_t *)(void *)(side + slots);
     s->own = (uint64_t *)(void *)(side + slots + BITMAP_BYTES(slots));
-    int64_t *words = (int64_t *)(void *)data;
-    s->deadlines = words;
-    s->ttls = ttls ? words + slots : NULL;
-    s->limits = limits ? words + slots * (1u + ttls) : NULL;
-    s->entries = (entry *)(void *)(words + slots * (1u + ttls + limits));
+    s->pages = data;
+    s->hashes_at = page_slots * (uint32_t)sizeof(int64_t);
+    s->entries_at = 2 * s->hashes_at;
+    s->ttls = ttls ? behind_pages : NULL;
+    s->limits = limits ? behind_pages + slots * ttls : NULL;
     s->next_rank = RANK_NEVER;
     lock_init(&s->lock);
 }
@@ -37,15 +38,14 @@ void segment_place(segment *s, uint8_t *side, uint8_t *data, uint32_t slots, boo
 segment *segment_on_heap(const lapse_memory *memory, uint32_t slots, bool ttls, bool limits) {
     uint8_t *block = memory->grab(segment_heap_bytes(slots, ttls, limits));
     if (block == NULL) return NULL;
-    size_t header = (sizeof(segment) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
-    size_t side = (side_bytes(slots) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+    uint8_t *side = block + line_up(sizeof(segment));
     segment *s = (segment *)(void *)block;
-    segment_place(s, block + header, block + header + side, slots, ttls, limits);
+    segment_place(s, side, side + line_up(side_bytes(slots)), slots, ttls, limits);
     s->groups = slots / GROUP_SLOTS;
     return s;
 }
 
-/* Start over, empty, with `slots` in use. The caller has taken every entry out; deadlines are 0. */
+/* Start over, empty, with `slots` in use. The caller has taken every entry out. */
 void segment_reset(segment *s, uint32_t slots) {
     uint32_t old = segment_slots(s), most = old > slots ? old : slots;
     uint64_t *ctrl = (uint64_t *)(void *)s->ctrl;
@@ -96,10 +96,10 @@ static bool marked(const uint64_t *bits, uint32_t count, uint32_t slot) {
 
 /* Replace value and deadline of a full slot; the key stays. Inside the write window. */
 void segment_write(segment *s, uint32_t slot, const record *r) {
-    mark_slot(s->gc, &s->gc_count, slot, object_is_gc(s->entries[slot].key) || object_is_gc(r->e.value));
+    mark_slot(s->gc, &s->gc_count, slot, object_is_gc(entry_at(s, slot)->key) || object_is_gc(r->e.value));
     mark_slot(s->own, &s->own_count, slot, r->own);
-    PUBLISH(&s->entries[slot].value, r->e.value); /* release: pairs with the acquire in read.h */
-    STORE(&s->deadlines[slot], r->deadline);
+    PUBLISH(&entry_at(s, slot)->value, r->e.value); /* release: pairs with the acquire in read.h */
+    STORE(deadline_at(s, slot), r->deadline);
     if (s->ttls) STORE(&s->ttls[slot], r->ttl);
     if (s->limits) STORE(&s->limits[slot], r->limit);
     note_deadline(s, r->deadline);
@@ -108,13 +108,13 @@ void segment_write(segment *s, uint32_t slot, const record *r) {
 /* Put a new entry on its probe path; the key must be absent and there must be room. Inside the
  * write window. Takes over the record's references. Returns the slot. */
 uint32_t segment_insert(segment *s, const record *r) {
-    uint32_t slot = free_slot(s, r->e.hash);
+    uint32_t slot = free_slot(s, r->hash);
     s->tombstones -= s->ctrl[slot] == CTRL_DELETED;
     s->used++;
-    STORE(&s->entries[slot].hash, r->e.hash);
-    PUBLISH(&s->entries[slot].key, r->e.key); /* release: pairs with the acquire in read.h */
+    STORE(hash_at(s, slot), r->hash);
+    PUBLISH(&entry_at(s, slot)->key, r->e.key); /* release: pairs with the acquire in read.h */
     segment_write(s, slot, r);
-    ctrl_store(s->ctrl, slot, hash_tag(r->e.hash));
+    ctrl_store(s->ctrl, slot, hash_tag(r->hash));
     return slot;
 }
 
@@ -127,10 +127,10 @@ static void free_ctrl(segment *s, uint32_t slot) {
 
 /* Take the entry of a full slot out; `removed` now owns its references. Opens its own window. */
 void segment_remove(segment *s, uint32_t slot, lapse_item *removed) {
-    entry *e = &s->entries[slot];
+    entry *e = entry_at(s, slot);
     *removed = (lapse_item){.key = e->key,
                             .value = e->value,
-                            .deadline = s->deadlines[slot],
+                            .deadline = *deadline_at(s, slot),
                             .ttl = s->ttls ? s->ttls[slot] : 0,
                             .limit = s->limits ? s->limits[slot] : LAPSE_NEVER,
                             .own_ttl = marked(s->own, s->own_count, slot)};
@@ -138,7 +138,7 @@ void segment_remove(segment *s, uint32_t slot, lapse_item *removed) {
     free_ctrl(s, slot);
     STORE(&e->key, NULL);
     STORE(&e->value, NULL);
-    STORE(&s->deadlines[slot], LAPSE_NEVER);
+    STORE(deadline_at(s, slot), LAPSE_NEVER);
     mark_slot(s->gc, &s->gc_count, slot, false);
     mark_slot(s->own, &s->own_count, slot, false);
     s->used--;
@@ -146,17 +146,18 @@ void segment_remove(segment *s, uint32_t slot, lapse_item *removed) {
 }
 
 void segment_read(const segment *s, uint32_t slot, record *out) {
-    out->e = s->entries[slot];
-    out->deadline = RELAXED(&s->deadlines[slot]);
+    out->e = *entry_at(s, slot);
+    out->hash = *hash_at(s, slot);
+    out->deadline = RELAXED(deadline_at(s, slot));
     out->ttl = s->ttls ? RELAXED(&s->ttls[slot]) : 0;
     out->limit = s->limits ? s->limits[slot] : LAPSE_NEVER;
     out->own = marked(s->own, s->own_count, slot);
 }
 
 static void blank_slot(segment *s, uint32_t slot) {
-    STORE(&s->entries[slot].key, NULL);
-    STORE(&s->entries[slot].value, NULL);
-    STORE(&s->deadlines[slot], LAPSE_NEVER);
+    STORE(&entry_at(s, slot)->key, NULL);
+    STORE(&entry_at(s, slot)->value, NULL);
+    STORE(deadline_at(s, slot), LAPSE_NEVER);
 }
 
 /* Call `use` for each full slot's record and blank the slot; control words are left to the caller. */
@@ -189,20 +190,25 @@ void segment_move_all(segment *from, segment *to) {
 
 /* --- Expiry --- */
 
-/* Scan 1,024 slots at a time. Writes the first `limit` expired slots and returns how many it wrote;
- * the lower bound is raised only by a scan that nothing cut short. */
+/* Scan the deadlines of one page. Returns how many have passed. */
+static size_t scan_page(const segment *s, uint32_t first, int64_t now, uint64_t *bits, uint64_t *next) {
+    uint32_t left = segment_slots(s) - first;
+    return scan_deadlines(deadline_at(s, first), left < PAGE_SLOTS ? left : PAGE_SLOTS, now, bits, next);
+}
+
+/* Write the first `limit` expired slots; the caller removes them all. Returns how many; the lower bound
+ * is raised only by a scan that nothing cut short. */
 uint32_t segment_expired(segment *s, int64_t now, uint32_t limit, uint32_t *slots) {
-    uint64_t bits[SEGMENT_SLOTS / 64], next, least = RANK_NEVER;
-    uint32_t n = 0, all = segment_slots(s);
-    if (RELAXED(&s->next_rank) >= (uint64_t)now) return 0;
-    for (uint32_t base = 0; base < all; base += SEGMENT_SLOTS) {
-        uint32_t run = all - base < SEGMENT_SLOTS ? all - base : SEGMENT_SLOTS;
-        scan_deadlines(s->deadlines + base, run, now, bits, &next);
+    uint64_t bits[PAGE_SLOTS / 64], next, least = RANK_NEVER;
+    uint32_t n = 0;
+    if (s->next_rank >= (uint64_t)now) return 0;
+    for (uint32_t first = 0; first < segment_slots(s); first += PAGE_SLOTS) {
+        size_t found = scan_page(s, first, now, bits, &next);
         least = next < least ? next : least;
-        for (uint32_t w = 0; w < (run + 63) / 64; w++)
-            for (uint64_t b = bits[w]; b; b &= b - 1) {
+        for (uint32_t w = 0; found > 0; w++)
+            for (uint64_t b = bits[w]; b; b &= b - 1, found--) {
                 if (n == limit) return n;
-                slots[n++] = base + w * 64 + lowest_bit(b);
+                slots[n++] = first + w * 64 + lowest_bit(b);
             }
     }
     STORE(&s->next_rank, least);
@@ -210,15 +216,12 @@ uint32_t segment_expired(segment *s, int64_t now, uint32_t limit, uint32_t *slot
 }
 
 uint32_t segment_count_live(const segment *s, int64_t now) {
-    uint64_t bits[SEGMENT_SLOTS / 64], next;
-    uint32_t used = RELAXED(&s->used), all = RELAXED(&s->groups) * GROUP_SLOTS;
-    if (RELAXED(&s->next_rank) >= (uint64_t)now) return used;
+    uint64_t bits[PAGE_SLOTS / 64], next;
     size_t gone = 0;
-    for (uint32_t base = 0; base < all; base += SEGMENT_SLOTS) {
-        uint32_t run = all - base < SEGMENT_SLOTS ? all - base : SEGMENT_SLOTS;
-        gone += scan_deadlines(s->deadlines + base, run, now, bits, &next);
-    }
-    return gone > used ? 0 : used - (uint32_t)gone;
+    if (s->next_rank >= (uint64_t)now) return s->used;
+    for (uint32_t first = 0; first < segment_slots(s); first += PAGE_SLOTS)
+        gone += scan_page(s, first, now, bits, &next);
+    return s->used - (uint32_t)gone;
 }
 
 /* --- Garbage collection --- */
@@ -228,7 +231,7 @@ int segment_traverse(const segment *s, lapse_visit visit, void *arg) {
     if (s->gc_count == 0) return 0;
     for (uint32_t w = 0; w < (segment_slots(s) + 63) / 64; w++)
         for (uint64_t b = s->gc[w]; b; b &= b - 1) {
-            const entry *e = &s->entries[w * 64 + lowest_bit(b)];
+            const entry *e = entry_at(s, w * 64 + lowest_bit(b));
             int stop = visit(e->key, arg);
             if (!stop) stop = visit(e->value, arg);
             if (stop) return stop;
@@ -239,11 +242,11 @@ int segment_traverse(const segment *s, lapse_visit visit, void *arg) {
 /* --- Checks --- */
 
 static bool slot_check(const segment *s, uint32_t slot) {
-    const entry *e = &s->entries[slot];
+    const entry *e = entry_at(s, slot);
     uint8_t c = s->ctrl[slot];
-    if (!(c & CTRL_FULL)) return e->key == NULL && e->value == NULL && s->deadlines[slot] == LAPSE_NEVER;
-    return c == hash_tag(e->hash) && e->key && e->value && segment_covers(s, e->hash) &&
-           s->next_rank <= DEADLINE_RANK(s->deadlines[slot]) &&
+    if (!(c & CTRL_FULL)) return e->key == NULL && e->value == NULL && *deadline_at(s, slot) == LAPSE_NEVER;
+    return c == hash_tag(*hash_at(s, slot)) && e->key && e->value && segment_covers(s, *hash_at(s, slot)) &&
+           s->next_rank <= DEADLINE_RANK(*deadline_at(s, slot)) &&
            bit_test(s->gc, slot) == (object_is_gc(e->key) || object_is_gc(e->value));
 }
 

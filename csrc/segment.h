@@ -1,24 +1,26 @@
 /* A segment: a small open-addressing table of entries that share a prefix of the mixed hash.
  *
- *   header   seq | ctrl* | entries* | deadlines* | ttls* | first_hash | groups, depth | ...
+ *   header   seq | ctrl* | pages* | ttls* | first_hash | groups, depth | hashes_at, entries_at | ...
  *   ctrl     one control byte a slot (probe.h)
  *   bitmaps  gc: may be in a cycle      own: its lifetime is not the table's default
- *   data     deadlines[slots]  [ttls[slots]]  [limits[slots]]  entries[slots] of {key, value, hash}
+ *   data     slot pages, then [ttls[slots]]  [limits[slots]]
  *
- * A heap segment (16 .. 512 slots, the only segment of a small cache; or more than 1,024 where equal
- * hashes forbid a split) is one allocation of exactly its size. A slab segment has fixed places for
- * 1,024 slots and uses the first 672 or all of them; it grows and shrinks where it is, and the pages
- * behind the slots that it does not use are not resident:
+ *   slot page, 4 KiB:   | deadlines[128] | hashes[128] | entries[128] of {key, value} |
+ *                       0               1,024         2,048                           4,096
  *
- *   672 slots:  deadlines 2 pages + entries 4 pages = 24,576 B      1,024 slots:  2 + 6 = 32,768 B
+ * The sweep runs over packed deadlines, a kibibyte at a time; a read or a write finds deadline, hash and
+ * entry of its slot on one page, so that it waits for one address translation.
  *
- * so that a half of a split (448 entries) costs 58 B an entry, and so does a 672-slot segment that
- * has just grown: the memory an entry stays under its target at every size.
+ * A heap segment is one allocation of exactly its size: 16, 32, .. 512 or 1,024 slots (fewer than 128
+ * make one short page), or more where equal hashes forbid a split. A slab segment has eight pages for
+ * 1,024 slots and uses five of them (640 slots) or all; it grows and shrinks where it is, and pages that
+ * it never used are not resident. A split leaves the old segment its eight pages and gives the new one
+ * five: 62 B an entry at the worst moment, 38 B at the best.
  *
  * Invariants (segment_check() walks them)
  *   1. A slot is FULL in ctrl exactly if its key and value are set; otherwise both are NULL and its
- *      deadline is 0. The arrays never change their meaning, so a late reader finds pointers where
- *      pointers were (type-stable memory).
+ *      deadline is 0. Every field has its place for the life of the memory, so a late reader finds
+ *      pointers where pointers were (type-stable memory).
  *   2. used + tombstones <= slot_limit(slots) < slots: every probe meets an EMPTY slot.
  *   3. Every entry's hash begins with the first `depth` bits of first_hash.
  *   4. next_rank <= DEADLINE_RANK(d) of every deadline d.
@@ -35,33 +37,32 @@
 #include "scan.h"
 
 #define SEGMENT_MIN_SLOTS 16u
-#define SEGMENT_HEAP_SLOTS 512u  /* the largest heap segment of a cache that may still split */
-#define SEGMENT_HALF_SLOTS 672u  /* 672 * 24 B = 15.75 KiB: four pages of entries, two of deadlines */
-#define SEGMENT_SLOTS 1024u
+#define SEGMENT_HALF_SLOTS 640u /* five pages: what the new half of a split begins with */
+#define SEGMENT_SLOTS 1024u     /* eight pages: then it splits */
+#define PAGE_SLOTS 128u
+#define PAGE_BYTES ((size_t)4096)
 #define CACHE_LINE 64u
 
 typedef struct {
     lapse_object *key, *value;
-    uint64_t hash;
 } entry;
 
-static_assert(sizeof(void *) != 8 || sizeof(entry) == 24, "three words an entry");
-static_assert(SEGMENT_HALF_SLOTS % GROUP_SLOTS == 0, "whole groups");
-static_assert(SEGMENT_HALF_SLOTS * sizeof(entry) <= 4 * 4096, "entries of a half fit four pages");
-static_assert(SEGMENT_SLOTS * sizeof(entry) <= 6 * 4096, "entries of a whole fit six pages");
-/* A half of a full segment must fit the 672 slots with room to grow. */
+static_assert(sizeof(void *) != 8 || sizeof(entry) == 16, "an entry never straddles a cache line");
+static_assert(PAGE_SLOTS * (2 * sizeof(int64_t) + 16) == PAGE_BYTES, "deadline, hash and entry fill a page");
+static_assert(SEGMENT_HALF_SLOTS % PAGE_SLOTS == 0 && SEGMENT_SLOTS % PAGE_SLOTS == 0, "whole pages");
+/* A half of a full segment must fit the 640 slots with room to grow. */
 static_assert(SEGMENT_SLOTS / 8 * 7 / 2 < SEGMENT_HALF_SLOTS / 8 * 7, "halves of a split fit");
 
 typedef struct segment {
     /* Read by every lookup. */
     uint64_t seq;
     uint8_t *ctrl;
-    entry *entries;
-    int64_t *deadlines;
+    uint8_t *pages;
     int64_t *ttls;       /* NULL unless the table keeps each entry's own lifetime */
     uint64_t first_hash; /* the first hash of the range that the segment covers */
     uint32_t groups;     /* slots / 16 */
     uint32_t depth;      /* how many leading bits of first_hash count */
+    uint32_t hashes_at, entries_at; /* where they begin on a page; deadlines begin at 0 */
     uint64_t pad;
     /* Used by writers only. */
     uint64_t next_rank; /* a lower bound of DEADLINE_RANK over the segment */
@@ -74,34 +75,35 @@ typedef struct segment {
     bool dead; /* out of the directory; readers and writers that still hold it start again */
 } segment;
 
+static_assert(sizeof(void *) != 8 || offsetof(segment, next_rank) == CACHE_LINE, "a read needs one line");
+
 /* Everything about one entry that moves with it. */
 typedef struct {
     entry e;
+    uint64_t hash;
     int64_t deadline, ttl, limit;
     bool own;
 } record;
 
 /* --- Hash bits: tag, group and directory use disjoint parts --- */
 
-#define GROUP_HASH_BITS 24u
-static_assert(TAG_BITS + GROUP_HASH_BITS < 32, "directory bits come from the upper half");
+#define GROUP_HASH_BITS 32u /* behind the tag's; the directory takes its bits from the other end */
 
 /* Fold the 128-bit product: integers hash to themselves, and every bit of them must count. */
 INLINE uint64_t mix_hash(uint64_t hash) {
     const uint64_t odd = UINT64_C(0x9E3779B97F4A7C15); /* 2^64 / golden ratio */
 #if defined(__SIZEOF_INT128__)
-    unsigned __int128 product = (unsigned __int128)(hash ^ (odd >> 1)) * odd;
+    unsigned __int128 product = (unsigned __int128)hash * odd;
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 #else
-    uint64_t x = (hash ^ (odd >> 1)) * odd;
+    uint64_t x = hash * odd;
     x = (x ^ (x >> 32)) * odd;
     return x ^ (x >> 29);
 #endif
 }
 INLINE uint8_t hash_tag(uint64_t h) { return (uint8_t)(CTRL_FULL | (h & TAG_MASK)); }
 INLINE uint32_t hash_group(uint64_t h, uint32_t groups) {
-    uint32_t bits = (uint32_t)(h >> TAG_BITS) & ((1u << GROUP_HASH_BITS) - 1u);
-    return (uint32_t)(((uint64_t)bits * groups) >> GROUP_HASH_BITS);
+    return (uint32_t)((uint64_t)(uint32_t)(h >> TAG_BITS) * groups >> GROUP_HASH_BITS);
 }
 /* The leading `bits` (0 .. 63) of h; two shifts because shifting a word by 64 is undefined. */
 INLINE uint64_t hash_prefix(uint64_t h, uint32_t bits) { return (h >> 1) >> (63u - bits); }
@@ -117,6 +119,23 @@ INLINE uint64_t segment_last_hash(const segment *s) {
     return s->depth == 0 ? UINT64_MAX : s->first_hash | (UINT64_MAX >> s->depth);
 }
 INLINE uint32_t next_group(const segment *s, uint32_t g) { return g + 1 == s->groups ? 0 : g + 1; }
+
+/* --- A slot's fields --- */
+
+/* The place of a field of `bytes` bytes a slot: page x 4,096 + (slot mod 128) x bytes, in fewer steps. */
+INLINE size_t field_offset(uint32_t slot, size_t bytes) {
+    size_t whole = slot & ~(size_t)(PAGE_SLOTS - 1);
+    return whole * (PAGE_BYTES / PAGE_SLOTS - bytes) + slot * bytes;
+}
+INLINE int64_t *deadline_at(const segment *s, uint32_t slot) {
+    return (int64_t *)(void *)(s->pages + field_offset(slot, sizeof(int64_t)));
+}
+INLINE uint64_t *hash_at(const segment *s, uint32_t slot) {
+    return (uint64_t *)(void *)(s->pages + s->hashes_at + field_offset(slot, sizeof(uint64_t)));
+}
+INLINE entry *entry_at(const segment *s, uint32_t slot) {
+    return (entry *)(void *)(s->pages + s->entries_at + field_offset(slot, sizeof(entry)));
+}
 
 INLINE bool bit_test(const uint64_t *bits, uint32_t i) { return (bits[i / 64] >> (i % 64)) & 1; }
 INLINE void bit_put(uint64_t *bits, uint32_t i, bool on) {

@@ -8,9 +8,9 @@
 /* Work out how many segments a slab holds: sides first, then page-aligned data. */
 void pool_init(slab_pool *p, const lapse_memory *memory, bool ttls, bool limits) {
     *p = (slab_pool){.memory = memory, .ttls = ttls, .limits = limits};
-    size_t words = sizeof(int64_t) * (1u + ttls + limits);
     p->side_bytes = ROUND_UP(sizeof(segment), CACHE_LINE) + SEGMENT_SLOTS + 2 * SEGMENT_SLOTS / 8;
-    p->data_bytes = SEGMENT_SLOTS * (words + sizeof(entry));
+    p->data_bytes = SEGMENT_SLOTS / PAGE_SLOTS * PAGE_BYTES;
+    p->data_bytes += SEGMENT_SLOTS * sizeof(int64_t) * ((size_t)ttls + limits);
     p->per_slab = (uint32_t)(SLAB_BYTES / (p->side_bytes + p->data_bytes));
     while (ROUND_UP(p->per_slab * p->side_bytes, PAGE_BYTES) + p->per_slab * p->data_bytes > SLAB_BYTES)
         p->per_slab--;
@@ -59,9 +59,9 @@ static segment *fresh_header(slab_pool *p, slab *sl) {
     uint32_t i = sl->made++;
     uint8_t *side = sl->pages + i * p->side_bytes;
     segment *s = (segment *)(void *)side;
+    s->slab = sl;
     segment_place(s, side + ROUND_UP(sizeof(segment), CACHE_LINE),
                   sl->pages + p->data_offset + i * p->data_bytes, SEGMENT_SLOTS, p->ttls, p->limits);
-    s->slab = sl;
     return s;
 }
 
@@ -96,7 +96,7 @@ static void release_slab(slab_pool *p, slab *gone) {
  * a header, so does a slab that nothing uses, unless it is the only one. */
 void pool_give(slab_pool *p, segment *s) {
     slab *sl = s->slab;
-    memory_discard(s->deadlines, p->data_bytes);
+    memory_discard(s->pages, p->data_bytes);
     s->next = sl->free;
     sl->free = s;
     sl->free_count++;
@@ -105,20 +105,18 @@ void pool_give(slab_pool *p, segment *s) {
 #endif
 }
 
-/* After a segment shrank from `old_slots`: let the pages behind its unused slots go. */
-void pool_trim(const segment *s, uint32_t old_slots) {
+/* Let the pages behind a segment's slots go. */
+void pool_trim(const segment *s) {
     uint32_t slots = segment_slots(s);
-    if (slots >= old_slots) return;
-    uint8_t *end = (uint8_t *)(s->entries + SEGMENT_SLOTS);
-    uint8_t *used = (uint8_t *)(s->entries + slots);
-    memory_discard(used, (size_t)(end - used));
+    memory_discard(s->pages + slots / PAGE_SLOTS * PAGE_BYTES,
+                   (SEGMENT_SLOTS - slots) / PAGE_SLOTS * PAGE_BYTES);
 }
 
-/* Resident bytes of a segment, by arithmetic. */
+/* Bytes of a segment that are in use, by arithmetic. */
 size_t pool_bytes_in_use(const slab_pool *p, const segment *s) {
     uint32_t slots = segment_slots(s);
-    size_t words = ROUND_UP(slots * sizeof(int64_t), PAGE_BYTES) * (1u + p->ttls + p->limits);
-    return p->side_bytes + words + ROUND_UP(slots * sizeof(entry), PAGE_BYTES);
+    size_t more = ROUND_UP(slots * sizeof(int64_t), PAGE_BYTES) * ((size_t)p->ttls + p->limits);
+    return p->side_bytes + slots / PAGE_SLOTS * PAGE_BYTES + more;
 }
 
 void pool_free(slab_pool *p) {

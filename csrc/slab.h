@@ -3,8 +3,8 @@
  *   | sides: header + ctrl + bitmaps of segment 0, 1, 2, ... | data 0 | data 1 | ... | data n-1 |
  *     96 KiB, never given back                                 32 KiB each, page-aligned
  *
- * Headers lie apart from data so that the pages of a freed segment, or of the unused part of a
- * 672-slot one, can be given back to the system while the header stays readable.
+ * Headers lie apart from data so that the pages of a freed segment, or those that one of 640 slots
+ * does not use, can be given back to the system while the header stays readable.
  *
  * Invariants
  *   1. A header is never unmapped on a free-threaded build, and its seq never falls: a reader that
@@ -19,7 +19,6 @@
 #include "segment.h"
 
 #define SLAB_BYTES ((size_t)2 << 20)
-#define PAGE_BYTES ((size_t)4096) /* what slots are laid out by; the system's page may be larger */
 
 typedef struct slab {
     struct slab *next;
@@ -45,7 +44,7 @@ void pool_drop_slab(const slab_pool *p, slab *sl);
 bool pool_is_empty(slab_pool *p);
 segment *pool_take(slab_pool *p, uint32_t slots);
 void pool_give(slab_pool *p, segment *s);
-void pool_trim(const segment *s, uint32_t old_slots);
+void pool_trim(const segment *s);
 size_t pool_bytes_in_use(const slab_pool *p, const segment *s);
 void pool_free(slab_pool *p);
 

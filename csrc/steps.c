@@ -21,23 +21,22 @@ static bool advance(uint64_t *cursor, const segment *s) {
 
 /* The lower buddy of an upper one, both of the same depth, if together they hold few entries. */
 static segment *mergeable(lapse_table *t, const segment *s) {
-    if (s->depth == 0 || s->slab == NULL || t->scratch == NULL) return NULL;
+    if (s->depth == 0 || t->scratch == NULL) return NULL;
     uint64_t bit = UINT64_C(1) << (64 - s->depth);
     if (!(s->first_hash & bit)) return NULL;
     segment *lower = locate(t, s->first_hash ^ bit);
-    if (lower->depth != s->depth || lower->slab == NULL) return NULL;
+    if (lower->depth != s->depth) return NULL;
     return lower->used + s->used <= MERGE_ENTRIES ? lower : NULL;
 }
 
 /* Move the entries of `upper` into its lower buddy, which then covers both ranges. */
 static void merge(lapse_table *t, segment *lower, segment *upper) {
-    uint32_t old = segment_slots(lower);
     write_begin(lower);
     write_begin(upper);
     uint32_t n = segment_take_all(lower, t->scratch);
     n += segment_take_all(upper, t->scratch + n);
     segment_reset(upper, segment_slots(upper));
-    segment_reset(lower, SEGMENT_HALF_SLOTS);
+    segment_reset(lower, lower->slab ? SEGMENT_HALF_SLOTS : segment_slots(lower));
     for (uint32_t i = 0; i < n; i++) segment_insert(lower, &t->scratch[i]);
     t->depth_count[lower->depth] -= 2;
     t->depth_count[lower->depth - 1]++;
@@ -47,7 +46,7 @@ static void merge(lapse_table *t, segment *lower, segment *upper) {
     upper->dead = true;
     write_end(lower);
     structure_changed(t);
-    pool_trim(lower, old);
+    if (lower->slab) pool_trim(lower);
     COUNT(t, merges);
 }
 
@@ -71,25 +70,29 @@ static uint32_t heap_slots_for(uint32_t entries) {
     return slots;
 }
 
-/* A lone segment with far too many slots gives way to a smaller one on the heap. */
-static void shrink_root(lapse_table *t) {
-    segment *root = locate(t, 0);
-    uint32_t slots = heap_slots_for(root->used);
-    if (root->depth > 0 || slots * SPARE > segment_slots(root)) return;
+/* A segment with far too many slots gives way to a smaller one on the heap: a lone one to what its
+ * entries need, one that equal hashes blew up to one that can be split again. */
+static void shrink_to_heap(lapse_table *t, uint64_t h) {
+    segment *s = locate(t, h);
+    uint32_t slots = s->depth > 0 ? SEGMENT_SLOTS : heap_slots_for(s->used);
+    bool giant = segment_slots(s) > SEGMENT_SLOTS && s->used <= MERGE_ENTRIES;
+    if (!giant && (s->depth > 0 || slots * SPARE > segment_slots(s))) return;
     segment *small = retired_take(t, slots);
     if (small == NULL) small = new_heap_segment(t, slots);
     if (small == NULL) return;
-    lock_take(&root->lock);
-    bool fits = root->used <= slot_limit(slots);
-    if (fits) replace_segment(t, root, small);
-    lock_drop(&root->lock);
-    retire(t, fits ? root : small);
+    lock_take(&s->lock);
+    bool fits = s->used <= slot_limit(slots);
+    if (fits) replace_segment(t, s, small);
+    lock_drop(&s->lock);
+    retire(t, fits ? s : small);
 }
 
 static void narrow(lapse_table *t, uint64_t h) {
     segment *s = lock_segment(t, h);
-    if (s->slab && segment_slots(s) == SEGMENT_SLOTS && s->used <= MERGE_ENTRIES && t->scratch)
+    if (s->slab && segment_slots(s) == SEGMENT_SLOTS && s->used <= MERGE_ENTRIES && t->scratch) {
         refit(t, s, SEGMENT_HALF_SLOTS);
+        pool_trim(s);
+    }
     lock_drop(&s->lock);
 }
 
@@ -99,13 +102,13 @@ static void shrink(lapse_table *t, uint64_t h) {
     narrow(t, h);
     while (merge_at(t, h)) continue;
     directory_fit(t);
-    if (directory_bits(t->directory) == 0) shrink_root(t);
+    shrink_to_heap(t, h);
     lock_drop(&t->directory_lock);
 }
 
 static bool roomy(const lapse_table *t, const segment *s) {
-    if (s->slab) return s->used <= MERGE_ENTRIES;
-    return t->segments == 1 && heap_slots_for(s->used) * SPARE <= segment_slots(s);
+    if (t->segments > 1) return s->used <= MERGE_ENTRIES;
+    return heap_slots_for(s->used) * SPARE <= segment_slots(s);
 }
 
 /* --- Sweeping --- */
@@ -179,7 +182,7 @@ lapse_status lapse_detach(lapse_table *t) {
     segment *old = retired_take(t, SEGMENT_MIN_SLOTS);
     bury_all(t);
     start_over(t, old ? old : fresh);
-    if (old) retire(t, fresh);
+    if (old) t->config.memory->drop(fresh); /* nobody has seen it */
     lock_drop(&t->directory_lock);
     return LAPSE_OK;
 }
@@ -239,8 +242,8 @@ static size_t collect_segment(const segment *s, uint64_t from, int64_t at, lapse
     for (uint32_t g = 0; g < s->groups; g++)
         for (group_mask m = group_full(group_load(s->ctrl + g * GROUP_SLOTS)); m; m &= m - 1) {
             uint32_t slot = g * GROUP_SLOTS + mask_slot(m);
-            bool live = DEADLINE_RANK(s->deadlines[slot]) >= (uint64_t)at;
-            if (live && s->entries[slot].hash >= from) copy_out(s, slot, &out[n++]);
+            bool live = DEADLINE_RANK(*deadline_at(s, slot)) >= (uint64_t)at;
+            if (live && *hash_at(s, slot) >= from) copy_out(s, slot, &out[n++]);
         }
     return n;
 }
@@ -267,7 +270,7 @@ static bool pop_from(segment *s, int64_t at, lapse_item *removed) {
     for (uint32_t g = 0; g < s->groups && s->used > 0; g++)
         for (group_mask m = group_full(group_load(s->ctrl + g * GROUP_SLOTS)); m; m &= m - 1) {
             uint32_t slot = g * GROUP_SLOTS + mask_slot(m);
-            if (DEADLINE_RANK(s->deadlines[slot]) < (uint64_t)at) continue;
+            if (DEADLINE_RANK(*deadline_at(s, slot)) < (uint64_t)at) continue;
             segment_remove(s, slot, removed);
             return true;
         }

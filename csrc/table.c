@@ -20,6 +20,7 @@ static bool first_segment(lapse_table *t) {
     segment *root = new_heap_segment(t, SEGMENT_MIN_SLOTS);
     t->arrays[0] = t->config.memory->grab(sizeof(segment *));
     if (root == NULL || t->arrays[0] == NULL) return false;
+    root->dead = false;
     write_end(root); /* in the directory: even */
     t->arrays[0][0] = root;
     t->directory = (uint64_t)(uintptr_t)t->arrays[0] | 63u;
@@ -64,6 +65,9 @@ void lapse_table_free(lapse_table *t) {
     pool_free(&t->pool);
     memory->drop(t);
 }
+
+/* May hits be read by read_quickly()? Fixed lifetimes, the native clock, reads without locks. */
+bool lapse_is_quick(const lapse_table *t) { return t->quick; }
 
 /* --- Time and chance --- */
 
@@ -164,9 +168,9 @@ static lapse_status ask_unlocked(lookup *l, lapse_table *t, lapse_object *k, lap
 }
 
 static lapse_status judge_slot(lookup *l, lapse_table *t, uint32_t slot, lapse_object *key, uint64_t h) {
-    const entry *e = &l->s->entries[slot];
+    const entry *e = entry_at(l->s, slot);
     if (e->key == key) return LAPSE_OK;
-    if (e->hash != h) return LAPSE_ABSENT;
+    if (*hash_at(l->s, slot) != h) return LAPSE_ABSENT;
     sameness same = object_same(e->key, key);
     if (same != ASK) return same == SAME ? LAPSE_OK : LAPSE_ABSENT;
     int known = verdict_of(l, e->key);
@@ -227,22 +231,24 @@ void release_items(lapse_item *items, size_t n) {
 
 /* --- Reading --- */
 
-/* Move a sliding entry's deadline. The lock, and seq unchanged under it, make sure that the slot was
- * not deleted and used again meanwhile; once a tick and entry at most, so readers seldom meet. */
+/* Move a sliding entry's deadline, forward only: two readers may come in either order. The lock, and seq
+ * unchanged under it, make sure that the slot was not deleted and used again meanwhile; once a tick and
+ * entry at most, so readers seldom meet. */
 NOINLINE void rearm(segment *s, uint32_t slot, uint64_t seq, int64_t deadline) {
     lock_take(&s->lock);
-    if (s->seq == seq) STORE(&s->deadlines[slot], deadline);
+    if (s->seq == seq && *deadline_at(s, slot) < deadline) STORE(deadline_at(s, slot), deadline);
     lock_drop(&s->lock);
 }
 
 static lapse_status settle_hit(lapse_table *t, segment *s, uint32_t slot, int64_t now, bool quiet) {
-    int64_t deadline = s->deadlines[slot], at = 0;
+    int64_t deadline = *deadline_at(s, slot), at = 0;
     if (deadline == LAPSE_NEVER) return LAPSE_OK;
     if (deadline_passed(t, deadline, now, &at)) return LAPSE_EXPIRED;
     if (quiet) return LAPSE_OK;
     if (t->mode == LAPSE_PROBABILISTIC) return judge_early(t, deadline, s->ttls[slot], at);
-    if (t->mode == LAPSE_SLIDING && s->ttls[slot] != LAPSE_NEVER)
-        STORE(&s->deadlines[slot], slid_deadline(s, slot, s->ttls[slot], at));
+    if (t->mode != LAPSE_SLIDING || s->ttls[slot] == LAPSE_NEVER) return LAPSE_OK;
+    int64_t slid = slid_deadline(s, slot, s->ttls[slot], at);
+    if (slid - deadline > t->tick) STORE(deadline_at(s, slot), slid);
     return LAPSE_OK;
 }
 
@@ -253,7 +259,7 @@ NOINLINE lapse_status read_under_lock(lapse_table *t, lapse_object *key, uint64_
     lapse_status status = lookup_begin(&l, t, key, h);
     if (status != LAPSE_OK && status != LAPSE_ABSENT) return status;
     if (status == LAPSE_OK) status = settle_hit(t, l.s, l.slot, now, quiet);
-    if (status == LAPSE_OK) object_ref(*value = l.s->entries[l.slot].value);
+    if (status == LAPSE_OK) object_ref(*value = entry_at(l.s, l.slot)->value);
     lookup_end(&l);
     return status;
 }
@@ -302,7 +308,7 @@ lapse_status lapse_peek(lapse_table *t, lapse_object *key, uint64_t hash, int64_
 
 static void overwrite(lookup *l, const record *r, lapse_object **replaced) {
     segment *s = l->s;
-    *replaced = s->entries[l->slot].value;
+    *replaced = entry_at(s, l->slot)->value;
     object_ref(r->e.value);
     object_mark(r->e.value);
     write_begin(s);
@@ -324,10 +330,10 @@ static void insert_new(lookup *l, const record *r) {
 /* Find the key or make room for it. OK and ABSENT leave the lookup begun. */
 static lapse_status begin_put(lookup *l, lapse_table *t, const record *r, int64_t at) {
     for (;;) {
-        lapse_status status = lookup_begin(l, t, r->e.key, r->e.hash);
-        if (status != LAPSE_ABSENT || segment_has_room(l->s, r->e.hash)) return status;
+        lapse_status status = lookup_begin(l, t, r->e.key, r->hash);
+        if (status != LAPSE_ABSENT || segment_has_room(l->s, r->hash)) return status;
         lookup_end(l);
-        status = make_room(t, r->e.hash, at);
+        status = make_room(t, r->hash, at);
         if (status != LAPSE_OK) return status;
     }
 }
@@ -347,7 +353,7 @@ static lapse_status put_record(lapse_table *t, const record *r, int64_t at, laps
     lapse_status status = begin_put(&l, t, r, at);
     if (status > LAPSE_ABSENT) return status;
     if (status == LAPSE_ABSENT) insert_new(&l, r);
-    else if (UNLIKELY(passed(l.s->deadlines[l.slot], at))) supersede(t, &l, r, &expired);
+    else if (UNLIKELY(passed(*deadline_at(l.s, l.slot), at))) supersede(t, &l, r, &expired);
     else overwrite(&l, r, replaced);
     lookup_end(&l);
     if (UNLIKELY(expired.key != NULL)) release_items(&expired, 1);
@@ -358,7 +364,7 @@ static lapse_status put_record(lapse_table *t, const record *r, int64_t at, laps
  * `*replaced`, the old value, if it is not NULL. OK, NO_MEMORY, RAISED or BUSY. */
 lapse_status lapse_put(lapse_table *t, lapse_object *key, uint64_t hash, lapse_object *value, int64_t ttl,
                        int64_t now, lapse_object **replaced) {
-    record r = {.e = {key, value, mix_hash(hash)}};
+    record r = {.e = {key, value}, .hash = mix_hash(hash)};
     int64_t at = lapse_now(t, now);
     date_record(t, &r, ttl, at);
     lapse_status status = put_record(t, &r, at, replaced);
@@ -369,7 +375,8 @@ lapse_status lapse_put(lapse_table *t, lapse_object *key, uint64_t hash, lapse_o
 /* The same for an entry that brings its own dates: for copies. */
 lapse_status lapse_put_item(lapse_table *t, const lapse_item *item, uint64_t hash, int64_t now,
                             lapse_object **replaced) {
-    record r = {.e = {item->key, item->value, mix_hash(hash)},
+    record r = {.e = {item->key, item->value},
+                .hash = mix_hash(hash),
                 .deadline = item->deadline,
                 .ttl = item->ttl,
                 .limit = item->limit,
@@ -381,15 +388,15 @@ lapse_status lapse_put_item(lapse_table *t, const lapse_item *item, uint64_t has
  * reference to its value. NO_MEMORY, RAISED or BUSY. */
 lapse_status lapse_put_new(lapse_table *t, lapse_object *key, uint64_t hash, lapse_object *value,
                            int64_t ttl, int64_t now, lapse_object **present) {
-    record r = {.e = {key, value, mix_hash(hash)}};
+    record r = {.e = {key, value}, .hash = mix_hash(hash)};
     int64_t at = lapse_now(t, now);
     lookup l;
     lapse_item expired = {.key = NULL};
     date_record(t, &r, ttl, at);
     lapse_status status = begin_put(&l, t, &r, at);
     if (status > LAPSE_ABSENT) return status;
-    bool live = status == LAPSE_OK && !passed(l.s->deadlines[l.slot], at);
-    if (live) object_ref(*present = l.s->entries[l.slot].value);
+    bool live = status == LAPSE_OK && !passed(*deadline_at(l.s, l.slot), at);
+    if (live) object_ref(*present = entry_at(l.s, l.slot)->value);
     else if (status == LAPSE_OK) supersede(t, &l, &r, &expired);
     else insert_new(&l, &r);
     lookup_end(&l);
@@ -450,7 +457,7 @@ lapse_status lapse_delete(lapse_table *t, lapse_object *key, uint64_t hash, int6
     lapse_status status = lookup_begin(&l, t, key, mix_hash(hash));
     if (status != LAPSE_OK && status != LAPSE_ABSENT) return status;
     if (status == LAPSE_OK) {
-        int64_t deadline = l.s->deadlines[l.slot], at;
+        int64_t deadline = *deadline_at(l.s, l.slot), at;
         if (deadline != LAPSE_NEVER && deadline_passed(t, deadline, now, &at)) status = LAPSE_EXPIRED;
         segment_remove(l.s, l.slot, removed);
     }
@@ -468,7 +475,7 @@ NOINLINE void lapse_discard(lapse_table *t, lapse_object *key, uint64_t hash, la
     lapse_status status = lookup_begin(&l, t, key, mix_hash(hash));
     if (status != LAPSE_OK && status != LAPSE_ABSENT) return;
     bool gone = status == LAPSE_OK &&
-                (why == LAPSE_EARLY || passed(l.s->deadlines[l.slot], lapse_now(t, now)));
+                (why == LAPSE_EARLY || passed(*deadline_at(l.s, l.slot), lapse_now(t, now)));
     if (gone) segment_remove(l.s, l.slot, &removed);
     lookup_end(&l);
     if (!gone) return;

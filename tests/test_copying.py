@@ -117,7 +117,7 @@ def test_time_spent_pickled_counts(make, monkeypatch):
 
 
 def test_a_wall_clock_that_went_back(make, monkeypatch):
-    """A wall clock set back between dumping and loading makes nothing live longer than it had left."""
+    """A wall clock set back meanwhile makes nothing live longer than it had left."""
     cache = make(100)
     cache.set("a", 1)
     data = pickle.dumps(cache)

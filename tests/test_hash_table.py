@@ -305,7 +305,7 @@ def test_a_raising_hash(cache, name):
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("count", [1, 20, 640, 1024])
 def test_a_raising_comparison(cache, name, count):
-    """What `__eq__` raises reaches the caller, and the cache is as it was, on the brink of a split too."""
+    """What `__eq__` raises reaches the caller; the cache is as it was, about to split or not."""
 
     def refuse() -> None:
         raise OSError("no comparison")
@@ -352,9 +352,11 @@ import lapse
 for cls in (lapse.TTLCache, lapse.SlidingTTLCache, lapse.ProbabilisticTTLCache):
     cache = cls(cleanup_interval=None, clock=lapse.ManualClock())
     keys = [f"key {n}" for n in range(3000)]
-    calls = (lambda key: cache.set(key, key), lambda key: cache.get(key), lambda key: cache.pop(key, 0),
-             lambda key: cache.set_many([(key, key)], 5), lambda key: cache.gather([key, 1, 2]),
-             lambda key: cache.incr(len(key)), lambda key: cache.copy(), lambda key: list(cache.items()))
+    calls = (
+        lambda key: cache.set(key, key), lambda key: cache.get(key), lambda key: cache.pop(key, 0),
+        lambda key: cache.set_many([(key, key)], 5), lambda key: cache.gather([key, 1, 2]),
+        lambda key: cache.incr(len(key)), lambda key: cache.copy(), lambda key: [*cache.items()],
+    )
     failed = 0
     for start in range(40):
         for call, key in zip(calls, keys[start * 8:]):

@@ -42,11 +42,9 @@ FACADE = "__init__"
 
 
 def imported(source: str, package: list[str]) -> Iterator[str]:
-    """Full names of the modules that `source`, a module of `package`, imports for use at run time."""
+    """Full names of what `source`, a module of `package`, imports at run time."""
     tree = ast.parse(source)
-    hints = {
-        child for node in ast.walk(tree) if _is_type_checking(node) for child in ast.walk(node)
-    }
+    hints = {child for node in ast.walk(tree) if _for_types(node) for child in ast.walk(node)}
     for node in ast.walk(tree):
         if node in hints:
             continue
@@ -59,7 +57,7 @@ def imported(source: str, package: list[str]) -> Iterator[str]:
             yield from (f"lapse.{alias.name}" for alias in node.names) if below else [name]
 
 
-def _is_type_checking(node: ast.AST) -> bool:
+def _for_types(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
 
 

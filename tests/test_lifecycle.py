@@ -9,6 +9,7 @@ import weakref
 from pathlib import Path
 
 import pytest
+
 from support import KINDS, Dying, Key, check
 
 

@@ -42,7 +42,7 @@ class Once:
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("name", CALLS)
 def test_a_comparison_changes_the_cache(cache, name, change):
-    """`__eq__` of a probing key may delete the probed entry, clear or grow: the call still ends well."""
+    """`__eq__` of a probing key may delete the probed entry, clear or grow: the call ends well."""
     for equal in (True, False):
         cache.clear()
         cache.update(before=1)

@@ -284,12 +284,13 @@ def test_a_dropped_entry_is_stored_anew():
 # --- The native clock ---
 
 
-@pytest.mark.parametrize("cache_class", [lapse.TTLCache, lapse.ProbabilisticTTLCache])
-def test_the_native_clock_is_exact(cache_class):
-    """On the native clock an entry is there before its deadline and not after, to the microsecond."""
-    cache = cache_class(cleanup_interval=None)
-    if cache_class is lapse.ProbabilisticTTLCache:
-        cache = cache_class(early_expiry_factor=0, cleanup_interval=None)
+@pytest.mark.parametrize(
+    ("cache_class", "fixed"),
+    [(lapse.TTLCache, {}), (lapse.ProbabilisticTTLCache, {"early_expiry_factor": 0})],
+)
+def test_the_native_clock_is_exact(cache_class, fixed):
+    """On the native clock an entry is there before its deadline and not after."""
+    cache = cache_class(cleanup_interval=None, **fixed)
     earliest = time.monotonic() + 0.05
     cache.set("a", 1, ttl=0.05)
     latest = time.monotonic() + 0.05

@@ -144,6 +144,7 @@ cdef class Cache:
     cdef lapse_table *table
     cdef lapse_table *direct
     cdef lapse_table *owned
+    cdef lapse_table *quick
     cdef readonly object clock
     cdef readonly dict _options
     cdef readonly int _mode
@@ -171,10 +172,11 @@ cdef class Cache:
             raise MemoryError("lapse: no memory for a table")
         self.table = self.owned
         self.direct = NULL if config.own_clock else self.owned
+        self.quick = self.owned if lapse_is_quick(self.owned) else NULL
 
     def __dealloc__(self):
         cdef lapse_table *table = self.owned
-        self.table = self.direct = self.owned = NULL
+        self.table = self.direct = self.quick = self.owned = NULL
         if table != NULL:
             lapse_table_free(table)
 
@@ -363,7 +365,7 @@ cdef class Cache:
     def close(self):
         """Empty the cache for good: every later call but close() and repr() raises RuntimeError."""
         cdef lapse_table *t = self.table
-        self.table = self.direct = NULL
+        self.table = self.direct = self.quick = NULL
         if t != NULL and lapse_detach(t) == LAPSE_OK:
             drain(t)
 

@@ -15,12 +15,13 @@
 
 #include "read.h"
 
-/* How every Cache begins; _core.pyx declares the same three fields first. */
+/* How every Cache begins; _core.pyx declares the same four fields first. */
 typedef struct {
     PyObject_HEAD
     lapse_table *table;  /* NULL once closed */
     lapse_table *direct; /* the same, but NULL also under a caller's clock */
     lapse_table *owned;  /* until the object dies */
+    lapse_table *quick;  /* the same as direct if read_quickly() suits it, else NULL */
 } cache_head;
 
 /* The Cython methods and slots behind the fast entries: written once, in fast_install(). */
@@ -68,44 +69,55 @@ static NOINLINE PyObject *read_fully(lapse_table *t, PyObject *key, Py_hash_t ha
     return settle_read(t, key, hash, status);
 }
 
-INLINE PyObject *fast_read(lapse_table *t, PyObject *key, Py_hash_t hash) {
-    if (LIKELY(t->quick)) {
-        PyObject *value = read_quickly(t, key, mix_hash((uint64_t)hash), false, 0);
-        if (LIKELY(value != NULL)) {
-            COUNT(t, hits);
-            return value;
-        }
-    }
-    return read_fully(t, key, hash);
-}
 
-NO_CANARY static PyObject *fast_get(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names) {
-    /* The table outlives a close() by the key's __hash__: `owned` keeps it. */
-    lapse_table *t = ((cache_head *)self)->direct;
-    if (UNLIKELY(t == NULL || names != NULL || nargs < 1 || nargs > 2))
-        return behind.get(self, args, nargs, names);
-    Py_hash_t hash = fast_hash(args[0]);
+/* An exact str's read_quickly(); NULL: the whole read must decide. */
+INLINE PyObject *quick_value(PyObject *self, PyObject *key) {
+    lapse_table *t = ((cache_head *)self)->quick;
+    if (UNLIKELY(t == NULL) || UNLIKELY(!PyUnicode_CheckExact(key))) return NULL;
+    Py_hash_t hash = RELAXED(&((PyASCIIObject *)key)->hash);
     if (UNLIKELY(hash == -1)) return NULL;
-    PyObject *value = fast_read(t, args[0], hash);
-    if (LIKELY(value != NULL)) return value;
-    if (UNLIKELY(PyErr_Occurred() != NULL)) return NULL;
-    value = nargs == 2 ? args[1] : Py_None;
-    Py_INCREF(value);
+    PyObject *value = read_quickly(t, key, mix_hash((uint64_t)hash), false, 0);
+    if (LIKELY(value != NULL)) COUNT(t, hits);
     return value;
 }
 
-NO_CANARY static PyObject *fast_subscript(PyObject *self, PyObject *key) {
+static NOINLINE PyObject *get_fully(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names) {
+    /* The table outlives a close() by the key's __hash__: `owned` keeps it. */
     lapse_table *t = ((cache_head *)self)->direct;
-    if (UNLIKELY(t == NULL)) return behind.subscript(self, key);
+    if (t == NULL || names != NULL || nargs < 1 || nargs > 2) return behind.get(self, args, nargs, names);
+    Py_hash_t hash = fast_hash(args[0]);
+    if (hash == -1) return NULL;
+    PyObject *value = read_fully(t, args[0], hash);
+    if (value != NULL) return value;
+    if (PyErr_Occurred()) return NULL;
+    return Py_NewRef(nargs == 2 ? args[1] : Py_None);
+}
+
+NO_CANARY static PyObject *fast_get(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names) {
+    if (LIKELY(names == NULL && nargs >= 1 && nargs <= 2)) {
+        PyObject *value = quick_value(self, args[0]);
+        if (LIKELY(value != NULL)) return value;
+    }
+    return get_fully(self, args, nargs, names);
+}
+
+static NOINLINE PyObject *subscript_fully(PyObject *self, PyObject *key) {
+    lapse_table *t = ((cache_head *)self)->direct;
+    if (t == NULL) return behind.subscript(self, key);
     Py_hash_t hash = fast_hash(key);
-    if (UNLIKELY(hash == -1)) return NULL;
-    PyObject *value = fast_read(t, key, hash);
-    if (UNLIKELY(value == NULL) && !PyErr_Occurred()) {
+    if (hash == -1) return NULL;
+    PyObject *value = read_fully(t, key, hash);
+    if (value == NULL && !PyErr_Occurred()) {
         PyObject *args = PyTuple_Pack(1, key); /* a tuple key must not be taken for the arguments */
         if (args) PyErr_SetObject(PyExc_KeyError, args);
         Py_XDECREF(args);
     }
     return value;
+}
+
+NO_CANARY static PyObject *fast_subscript(PyObject *self, PyObject *key) {
+    PyObject *value = quick_value(self, key);
+    return LIKELY(value != NULL) ? value : subscript_fully(self, key);
 }
 
 /* --- Writing --- */

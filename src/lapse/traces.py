@@ -163,7 +163,7 @@ def open_sample(format: str | None = None, limit: int | None = None) -> Trace:
     Raises:
         TraceError: As `Trace` does, for a format that is not the sample's.
     """
-    source = resources.files("lapse").joinpath("data", SAMPLE).open("rb")
+    source = (resources.files("lapse") / "data" / SAMPLE).open("rb")
     return Trace(source, SAMPLE, format, limit)
 
 
