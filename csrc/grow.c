@@ -186,7 +186,7 @@ void directory_assign(lapse_table *t, const segment *s, segment *to) {
 /* Take an emptied segment out of use; nobody holds its lock. Its seq stays odd until it is used
  * again. */
 void retire(lapse_table *t, segment *s) {
-    s->dead = true;
+    assert(s->dead);
     if (s->slab) {
         pool_give(&t->pool, s);
         return;
@@ -240,7 +240,7 @@ static uint32_t count_upper(const record *r, uint32_t n, uint64_t bit) {
 static void deepen(lapse_table *t, segment *s, segment *upper, uint64_t bit) {
     t->depth_count[s->depth]--;
     t->depth_count[s->depth + 1] += 2;
-    t->segments++;
+    STORE(&t->segments, t->segments + 1);
     STORE(&s->depth, s->depth + 1);
     STORE(&upper->first_hash, s->first_hash | bit);
     STORE(&upper->depth, s->depth);

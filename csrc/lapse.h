@@ -11,8 +11,8 @@
  *              run any code) only when the call has returned
  *
  * Threads: on a GIL build the caller holds the GIL. On a free-threaded build every function may be
- * called by any number of attached threads at once, except lapse_table_new(), lapse_table_free()
- * and lapse_traverse(). `hash` is always the key's own hash; the table mixes it.
+ * called by any number of attached threads at once, except lapse_table_new(), lapse_table_free(),
+ * lapse_check() and lapse_traverse(). `hash` is always the key's own hash; the table mixes it.
  *
  * Prototypes are grouped by heading; each is documented at its definition.
  */
@@ -104,7 +104,7 @@ extern const lapse_memory lapse_system_memory;
 lapse_table *lapse_table_new(const lapse_config *config);
 void lapse_table_free(lapse_table *t);
 size_t lapse_len(lapse_table *t, int64_t now);
-size_t lapse_bytes(const lapse_table *t);
+size_t lapse_bytes(lapse_table *t);
 size_t lapse_segments(const lapse_table *t);
 void lapse_counters_read(const lapse_table *t, lapse_counters *out);
 int lapse_traverse(lapse_table *t, lapse_visit visit, void *arg);
@@ -133,7 +133,6 @@ lapse_status lapse_exchange(lapse_table *t, lapse_object *key, uint64_t hash, la
                             lapse_object *value, int64_t now, lapse_object **replaced);
 lapse_status lapse_touch(lapse_table *t, lapse_object *key, uint64_t hash, int64_t ttl, int64_t now);
 lapse_status lapse_delete(lapse_table *t, lapse_object *key, uint64_t hash, int64_t now, lapse_item *removed);
-void lapse_discard(lapse_table *t, lapse_object *key, uint64_t hash, lapse_status why, int64_t now);
 
 /* --- Bounded steps over the whole table --- */
 

@@ -105,25 +105,34 @@ INLINE bool deadline_passed(const lapse_table *t, int64_t deadline, int64_t now,
     return deadline <= *at;
 }
 
-/* Where a sliding entry's deadline goes when it is read at `at`: never past its hard limit. */
-INLINE int64_t slid_deadline(const segment *s, uint32_t slot, int64_t ttl, int64_t at) {
-    int64_t limit = s->limits ? RELAXED(&s->limits[slot]) : LAPSE_NEVER;
-    int64_t deadline = at > INT64_MAX - ttl ? INT64_MAX : at + ttl;
-    return limit != LAPSE_NEVER && limit < deadline ? limit : deadline;
+/* The dates of one entry, read together before the view is checked. */
+typedef struct {
+    int64_t deadline, ttl, limit;
+} dates;
+
+INLINE dates dates_at(const segment *s, uint32_t slot) {
+    return (dates){.deadline = RELAXED(deadline_at(s, slot)),
+                   .ttl = s->ttls ? RELAXED(&s->ttls[slot]) : 0,
+                   .limit = s->limits ? RELAXED(&s->limits[slot]) : LAPSE_NEVER};
 }
 
-/* A live hit on a sliding or probabilistic cache. */
-INLINE lapse_status after_hit(lapse_table *t, view v, uint32_t slot, int64_t deadline, int64_t at) {
-    int64_t ttl = RELAXED(&v.s->ttls[slot]);
-    if (t->mode == LAPSE_PROBABILISTIC) return judge_early(t, deadline, ttl, at);
-    if (ttl == LAPSE_NEVER) return LAPSE_OK;
-    int64_t slid = slid_deadline(v.s, slot, ttl, at);
-    if (slid - deadline > t->tick) rearm(v.s, slot, v.seq, slid);
+/* Where a sliding entry's deadline goes when it is read at `at`: never past its hard limit. */
+INLINE int64_t slid_deadline(dates d, int64_t at) {
+    int64_t slid = at > INT64_MAX - d.ttl ? INT64_MAX : at + d.ttl;
+    return d.limit != LAPSE_NEVER && d.limit < slid ? d.limit : slid;
+}
+
+/* A live hit with a deadline on a sliding or probabilistic cache. */
+INLINE lapse_status after_hit(lapse_table *t, view v, uint32_t slot, dates d, int64_t at) {
+    if (t->mode == LAPSE_PROBABILISTIC) return judge_early(t, d.deadline, d.ttl, at);
+    if (d.ttl == LAPSE_NEVER) return LAPSE_OK;
+    int64_t slid = slid_deadline(d, at);
+    if (slid - d.deadline > t->tick) rearm(v.s, slot, v.seq, slid);
     return LAPSE_OK;
 }
 
-/* One attempt. RETRY is told by LAPSE_MORE. A hit gives a new reference in `*value`. A quiet read
- * neither re-arms nor draws. */
+/* One attempt. RETRY is told by LAPSE_MORE. OK gives a new reference in `*value`, and so does EARLY: the
+ * caller removes the entry only while it holds that value. A quiet read neither re-arms nor draws. */
 INLINE lapse_status read_once(lapse_table *t, lapse_object *key, uint64_t h, int64_t now, bool quiet,
                               lapse_object **value) {
     view v = {.s = locate(t, h)};
@@ -137,7 +146,7 @@ INLINE lapse_status read_once(lapse_table *t, lapse_object *key, uint64_t h, int
     probe_result found = probe_segment(t, v, key, h, &slot);
     if (found == PROBE_ABSENT) return view_holds(t, v) ? LAPSE_ABSENT : LAPSE_MORE;
     if (UNLIKELY(found != PROBE_FOUND)) return found == PROBE_RAISED ? LAPSE_RAISED : LAPSE_MORE;
-    int64_t deadline = RELAXED(deadline_at(v.s, slot)), at = 0;
+    dates d = dates_at(v.s, slot);
     lapse_object *x = ACQUIRE(&entry_at(v.s, slot)->value); /* pairs with PUBLISH in segment_write() */
 #if LAPSE_THREADS
     if (x == NULL || !object_try_ref(x)) return LAPSE_MORE;
@@ -146,15 +155,16 @@ INLINE lapse_status read_once(lapse_table *t, lapse_object *key, uint64_t h, int
         return LAPSE_MORE;
     }
 #endif
+    int64_t at = 0;
     lapse_status status = LAPSE_OK;
-    if (deadline != LAPSE_NEVER) {
-        if (UNLIKELY(deadline_passed(t, deadline, now, &at))) status = LAPSE_EXPIRED;
-        else if (!quiet && t->mode != LAPSE_FIXED) status = after_hit(t, v, slot, deadline, at);
+    if (d.deadline != LAPSE_NEVER) {
+        if (UNLIKELY(deadline_passed(t, d.deadline, now, &at))) status = LAPSE_EXPIRED;
+        else if (!quiet && t->mode != LAPSE_FIXED) status = after_hit(t, v, slot, d, at);
     }
 #if LAPSE_THREADS
-    if (UNLIKELY(status != LAPSE_OK)) object_unref(x);
+    if (UNLIKELY(status == LAPSE_EXPIRED)) object_unref(x);
 #else
-    if (LIKELY(status == LAPSE_OK)) object_ref(x);
+    if (LIKELY(status != LAPSE_EXPIRED)) object_ref(x);
 #endif
     *value = x;
     return status;

@@ -55,7 +55,8 @@ void segment_reset(segment *s, uint32_t slots) {
         STORE(&s->own[w], 0);
     }
     STORE(&s->groups, slots / GROUP_SLOTS);
-    s->used = s->tombstones = s->gc_count = s->own_count = 0;
+    STORE(&s->used, 0);
+    s->tombstones = s->gc_count = s->own_count = 0;
     s->next_rank = RANK_NEVER;
 }
 
@@ -110,7 +111,7 @@ void segment_write(segment *s, uint32_t slot, const record *r) {
 uint32_t segment_insert(segment *s, const record *r) {
     uint32_t slot = free_slot(s, r->hash);
     s->tombstones -= s->ctrl[slot] == CTRL_DELETED;
-    s->used++;
+    STORE(&s->used, s->used + 1);
     STORE(hash_at(s, slot), r->hash);
     PUBLISH(&entry_at(s, slot)->key, r->e.key); /* release: pairs with the acquire in read.h */
     segment_write(s, slot, r);
@@ -125,8 +126,8 @@ static void free_ctrl(segment *s, uint32_t slot) {
     s->tombstones += !stopper;
 }
 
-/* Take the entry of a full slot out; `removed` now owns its references. Opens its own window. */
-void segment_remove(segment *s, uint32_t slot, lapse_item *removed) {
+/* Take the entry of a full slot out; `removed` now owns its references. Inside the write window. */
+void segment_take(segment *s, uint32_t slot, lapse_item *removed) {
     entry *e = entry_at(s, slot);
     *removed = (lapse_item){.key = e->key,
                             .value = e->value,
@@ -134,14 +135,19 @@ void segment_remove(segment *s, uint32_t slot, lapse_item *removed) {
                             .ttl = s->ttls ? s->ttls[slot] : 0,
                             .limit = s->limits ? s->limits[slot] : LAPSE_NEVER,
                             .own_ttl = marked(s->own, s->own_count, slot)};
-    write_begin(s);
     free_ctrl(s, slot);
     STORE(&e->key, NULL);
     STORE(&e->value, NULL);
     STORE(deadline_at(s, slot), LAPSE_NEVER);
     mark_slot(s->gc, &s->gc_count, slot, false);
     mark_slot(s->own, &s->own_count, slot, false);
-    s->used--;
+    STORE(&s->used, s->used - 1);
+}
+
+/* The same in a window of its own. */
+void segment_remove(segment *s, uint32_t slot, lapse_item *removed) {
+    write_begin(s);
+    segment_take(s, slot, removed);
     write_end(s);
 }
 

@@ -70,7 +70,8 @@ typedef struct segment {
     int64_t *limits;    /* NULL unless the table has a max_lifetime: the hard deadline */
     struct segment *next;
     struct slab *slab; /* NULL: a heap segment */
-    uint32_t used, tombstones, gc_count, own_count;
+    uint32_t used; /* read without the lock by mergeable() and roomy(), as a hint */
+    uint32_t tombstones, gc_count, own_count;
     lapse_lock lock;
     bool dead; /* out of the directory; readers and writers that still hold it start again */
 } segment;
@@ -171,6 +172,7 @@ void segment_reset(segment *s, uint32_t slots);
 bool segment_has_room(const segment *s, uint64_t h);
 uint32_t segment_insert(segment *s, const record *r);
 void segment_write(segment *s, uint32_t slot, const record *r);
+void segment_take(segment *s, uint32_t slot, lapse_item *removed);
 void segment_remove(segment *s, uint32_t slot, lapse_item *removed);
 void segment_read(const segment *s, uint32_t slot, record *out);
 uint32_t segment_take_all(segment *s, record *out);

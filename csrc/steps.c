@@ -26,7 +26,7 @@ static segment *mergeable(lapse_table *t, const segment *s) {
     if (!(s->first_hash & bit)) return NULL;
     segment *lower = locate(t, s->first_hash ^ bit);
     if (lower->depth != s->depth) return NULL;
-    return lower->used + s->used <= MERGE_ENTRIES ? lower : NULL;
+    return RELAXED(&lower->used) + RELAXED(&s->used) <= MERGE_ENTRIES ? lower : NULL;
 }
 
 /* Move the entries of `upper` into its lower buddy, which then covers both ranges. */
@@ -40,7 +40,7 @@ static void merge(lapse_table *t, segment *lower, segment *upper) {
     for (uint32_t i = 0; i < n; i++) segment_insert(lower, &t->scratch[i]);
     t->depth_count[lower->depth] -= 2;
     t->depth_count[lower->depth - 1]++;
-    t->segments--;
+    STORE(&t->segments, t->segments - 1);
     directory_assign(t, upper, lower);
     STORE(&lower->depth, lower->depth - 1);
     upper->dead = true;
@@ -74,8 +74,8 @@ static uint32_t heap_slots_for(uint32_t entries) {
  * entries need, one that equal hashes blew up to one that can be split again. */
 static void shrink_to_heap(lapse_table *t, uint64_t h) {
     segment *s = locate(t, h);
-    uint32_t slots = s->depth > 0 ? SEGMENT_SLOTS : heap_slots_for(s->used);
-    bool giant = segment_slots(s) > SEGMENT_SLOTS && s->used <= MERGE_ENTRIES;
+    uint32_t used = RELAXED(&s->used), slots = s->depth > 0 ? SEGMENT_SLOTS : heap_slots_for(used);
+    bool giant = segment_slots(s) > SEGMENT_SLOTS && used <= MERGE_ENTRIES;
     if (!giant && (s->depth > 0 || slots * SPARE > segment_slots(s))) return;
     segment *small = retired_take(t, slots);
     if (small == NULL) small = new_heap_segment(t, slots);
@@ -107,7 +107,7 @@ static void shrink(lapse_table *t, uint64_t h) {
 }
 
 static bool roomy(const lapse_table *t, const segment *s) {
-    if (t->segments > 1) return s->used <= MERGE_ENTRIES;
+    if (RELAXED(&t->segments) > 1) return s->used <= MERGE_ENTRIES;
     return heap_slots_for(s->used) * SPARE <= segment_slots(s);
 }
 
@@ -165,7 +165,8 @@ static void start_over(lapse_table *t, segment *blank) {
     STORE(&blank->depth, 0);
     blank->dead = false;
     memset(t->depth_count, 0, sizeof t->depth_count);
-    t->segments = t->depth_count[0] = 1;
+    t->depth_count[0] = 1;
+    STORE(&t->segments, 1);
     PUBLISH(&t->arrays[0][0], blank);
     write_end(blank);
     directory_publish(t, 0);
@@ -187,13 +188,13 @@ lapse_status lapse_detach(lapse_table *t) {
     return LAPSE_OK;
 }
 
-/* Take entries out of a buried segment; nobody else can reach it. */
+/* Take entries out of a buried segment. Its window has been open since it was buried. */
 static size_t unbury(segment *s, size_t room, lapse_item *removed) {
     size_t n = 0;
     for (uint32_t g = 0; g < s->groups && s->used > 0; g++)
         for (group_mask m = group_full(group_load(s->ctrl + g * GROUP_SLOTS)); m; m &= m - 1) {
             if (n == room) return n;
-            segment_remove(s, g * GROUP_SLOTS + mask_slot(m), &removed[n++]);
+            segment_take(s, g * GROUP_SLOTS + mask_slot(m), &removed[n++]);
         }
     return n;
 }

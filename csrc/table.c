@@ -17,9 +17,10 @@ const char *lapse_probe_name(void) { return LAPSE_PROBE_NAME; }
 /* --- Making --- */
 
 static bool first_segment(lapse_table *t) {
-    segment *root = new_heap_segment(t, SEGMENT_MIN_SLOTS);
     t->arrays[0] = t->config.memory->grab(sizeof(segment *));
-    if (root == NULL || t->arrays[0] == NULL) return false;
+    if (t->arrays[0] == NULL) return false;
+    segment *root = new_heap_segment(t, SEGMENT_MIN_SLOTS);
+    if (root == NULL) return false;
     root->dead = false;
     write_end(root); /* in the directory: even */
     t->arrays[0][0] = root;
@@ -241,14 +242,15 @@ NOINLINE void rearm(segment *s, uint32_t slot, uint64_t seq, int64_t deadline) {
 }
 
 static lapse_status settle_hit(lapse_table *t, segment *s, uint32_t slot, int64_t now, bool quiet) {
-    int64_t deadline = *deadline_at(s, slot), at = 0;
-    if (deadline == LAPSE_NEVER) return LAPSE_OK;
-    if (deadline_passed(t, deadline, now, &at)) return LAPSE_EXPIRED;
+    dates d = dates_at(s, slot);
+    int64_t at = 0;
+    if (d.deadline == LAPSE_NEVER) return LAPSE_OK;
+    if (deadline_passed(t, d.deadline, now, &at)) return LAPSE_EXPIRED;
     if (quiet) return LAPSE_OK;
-    if (t->mode == LAPSE_PROBABILISTIC) return judge_early(t, deadline, s->ttls[slot], at);
-    if (t->mode != LAPSE_SLIDING || s->ttls[slot] == LAPSE_NEVER) return LAPSE_OK;
-    int64_t slid = slid_deadline(s, slot, s->ttls[slot], at);
-    if (slid - deadline > t->tick) STORE(deadline_at(s, slot), slid);
+    if (t->mode == LAPSE_PROBABILISTIC) return judge_early(t, d.deadline, d.ttl, at);
+    if (t->mode != LAPSE_SLIDING || d.ttl == LAPSE_NEVER) return LAPSE_OK;
+    int64_t slid = slid_deadline(d, at);
+    if (slid - d.deadline > t->tick) STORE(deadline_at(s, slot), slid);
     return LAPSE_OK;
 }
 
@@ -259,20 +261,46 @@ NOINLINE lapse_status read_under_lock(lapse_table *t, lapse_object *key, uint64_
     lapse_status status = lookup_begin(&l, t, key, h);
     if (status != LAPSE_OK && status != LAPSE_ABSENT) return status;
     if (status == LAPSE_OK) status = settle_hit(t, l.s, l.slot, now, quiet);
-    if (status == LAPSE_OK) object_ref(*value = entry_at(l.s, l.slot)->value);
+    if (status == LAPSE_OK || status == LAPSE_EARLY) object_ref(*value = entry_at(l.s, l.slot)->value);
     lookup_end(&l);
     return status;
+}
+
+/* Remove the entry that a read found EXPIRED, or ended EARLY while its value was `doomed`; not one that
+ * somebody has stored meanwhile. Answers `why`, or RAISED or BUSY. */
+static NOINLINE lapse_status discard(lapse_table *t, lapse_object *key, uint64_t h, lapse_status why,
+                                     const lapse_object *doomed, int64_t now) {
+    lookup l;
+    lapse_item removed;
+    lapse_status status = lookup_begin(&l, t, key, h);
+    if (status > LAPSE_ABSENT) return status;
+    bool gone = status == LAPSE_OK;
+    if (gone && why == LAPSE_EARLY) gone = entry_at(l.s, l.slot)->value == doomed;
+    else if (gone) gone = passed(*deadline_at(l.s, l.slot), lapse_now(t, now));
+    if (gone) segment_remove(l.s, l.slot, &removed);
+    lookup_end(&l);
+    if (!gone) return why;
+    if (why == LAPSE_EARLY) COUNT(t, early);
+    else COUNT(t, expirations);
+    release_items(&removed, 1);
+    return why;
 }
 
 /* Read a key: OK gives a new reference in `*value`; ABSENT, EXPIRED, EARLY, RAISED, BUSY give none.
  * An entry found expired, or ended by the draw, is removed. Counts a hit or a miss. */
 lapse_status lapse_get(lapse_table *t, lapse_object *key, uint64_t hash, int64_t now, lapse_object **value) {
-    lapse_status status = table_read(t, key, mix_hash(hash), now, false, value);
-    if (status == LAPSE_OK) {
+    uint64_t h = mix_hash(hash);
+    lapse_status status = table_read(t, key, h, now, false, value);
+    if (LIKELY(status == LAPSE_OK)) {
         COUNT(t, hits);
-        return status;
+        return LAPSE_OK;
     }
-    if (status == LAPSE_EXPIRED || status == LAPSE_EARLY) lapse_discard(t, key, hash, status, now);
+    if (status == LAPSE_EXPIRED) status = discard(t, key, h, LAPSE_EXPIRED, NULL, now);
+    if (status == LAPSE_EARLY) {
+        lapse_object *doomed = *value;
+        status = discard(t, key, h, LAPSE_EARLY, doomed, now);
+        object_unref(doomed);
+    }
     if (status < LAPSE_MORE) COUNT(t, misses);
     return status;
 }
@@ -467,23 +495,6 @@ lapse_status lapse_delete(lapse_table *t, lapse_object *key, uint64_t hash, int6
     return status;
 }
 
-/* After a read that found its entry EXPIRED or ended it EARLY: take it out, unless somebody stored it
- * anew meanwhile. */
-NOINLINE void lapse_discard(lapse_table *t, lapse_object *key, uint64_t hash, lapse_status why, int64_t now) {
-    lookup l;
-    lapse_item removed;
-    lapse_status status = lookup_begin(&l, t, key, mix_hash(hash));
-    if (status != LAPSE_OK && status != LAPSE_ABSENT) return;
-    bool gone = status == LAPSE_OK &&
-                (why == LAPSE_EARLY || passed(*deadline_at(l.s, l.slot), lapse_now(t, now)));
-    if (gone) segment_remove(l.s, l.slot, &removed);
-    lookup_end(&l);
-    if (!gone) return;
-    if (why == LAPSE_EARLY) COUNT(t, early);
-    else COUNT(t, expirations);
-    release_items(&removed, 1);
-}
-
 /* --- Whole-table facts --- */
 
 /* Entries live at `now`. Segments whose earliest deadline lies ahead are not looked into. */
@@ -500,24 +511,29 @@ size_t lapse_len(lapse_table *t, int64_t now) {
     }
 }
 
-size_t lapse_segments(const lapse_table *t) { return t->segments; }
+size_t lapse_segments(const lapse_table *t) { return RELAXED(&t->segments); }
 
-/* Bytes of native memory: what is resident of slabs, by arithmetic, and every other allocation. */
-size_t lapse_bytes(const lapse_table *t) {
+static size_t segment_bytes(const lapse_table *t, const segment *s) {
+    if (s->slab) return pool_bytes_in_use(&t->pool, s);
+    return segment_heap_bytes(segment_slots(s), t->pool.ttls, t->pool.limits);
+}
+
+/* Bytes of native memory: what segments use of slabs, by arithmetic, and every other allocation. */
+size_t lapse_bytes(lapse_table *t) {
+    lock_take(&t->directory_lock); /* nobody makes, replaces or refits a segment now */
     size_t bytes = sizeof *t + t->pool.slabs * sizeof(slab);
     if (t->scratch) bytes += SEGMENT_SLOTS * sizeof(record);
     for (uint32_t d = 0; d <= MAX_DEPTH; d++)
         if (t->arrays[d]) bytes += sizeof(segment *) << d;
-    for (const segment *s = t->retired; s; s = s->next)
-        bytes += segment_heap_bytes(segment_slots(s), t->pool.ttls, t->pool.limits);
-    for (uint64_t cursor = 0;;) {
+    for (const segment *s = t->retired; s; s = s->next) bytes += segment_bytes(t, s);
+    for (uint64_t cursor = 0, more = 1; more;) {
         const segment *s = locate(t, cursor);
-        bytes += s->slab ? pool_bytes_in_use(&t->pool, s)
-                         : segment_heap_bytes(segment_slots(s), t->pool.ttls, t->pool.limits);
-        uint64_t last = segment_last_hash(s);
-        if (last == UINT64_MAX) return bytes;
-        cursor = last + 1;
+        bytes += segment_bytes(t, s);
+        cursor = segment_last_hash(s) + 1;
+        more = cursor != 0;
     }
+    lock_drop(&t->directory_lock);
+    return bytes;
 }
 
 void lapse_counters_read(const lapse_table *t, lapse_counters *out) {
@@ -542,7 +558,7 @@ int lapse_traverse(lapse_table *t, lapse_visit visit, void *arg) {
 
 /* --- Checks --- */
 
-/* Walk every invariant of the table and its segments; nobody else may be using it. */
+/* Walk every invariant of the table and its segments; nobody else may be using it meanwhile. */
 bool lapse_check(lapse_table *t) {
     size_t segments = 0;
     uint32_t bits = directory_bits(t->directory), deepest = 0;

@@ -115,9 +115,10 @@ cdef int64_t nanoseconds_of(object seconds) except? -3:
 # --- Helpers -----------------------------------------------------------------------------------
 
 cdef lapse_table *opened(Cache self) except NULL:
-    if self.table == NULL:
+    cdef lapse_table *t = fast_table(self)
+    if t == NULL:
         raise RuntimeError(f"{type(self).__name__} is closed")
-    return self.table
+    return t
 
 
 cdef inline int64_t now_of(Cache self) except? -3:
@@ -364,14 +365,13 @@ cdef class Cache:
 
     def close(self):
         """Empty the cache for good: every later call but close() and repr() raises RuntimeError."""
-        cdef lapse_table *t = self.table
-        self.table = self.direct = self.quick = NULL
+        cdef lapse_table *t = fast_close(self)
         if t != NULL and lapse_detach(t) == LAPSE_OK:
             drain(t)
 
     @property
     def closed(self):
-        return self.table == NULL
+        return fast_table(self) == NULL
 
     def _entries(self):
         """Every live entry as (key, value, seconds left | None, ttl, seconds to the hard end | None, own)."""

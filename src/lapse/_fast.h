@@ -15,6 +15,12 @@
 
 #include "read.h"
 
+#if PY_VERSION_HEX >= 0x030D0000
+typedef PyCFunctionFastWithKeywords FastMethod;
+#else
+typedef _PyCFunctionFastWithKeywords FastMethod;
+#endif
+
 /* How every Cache begins; _core.pyx declares the same four fields first. */
 typedef struct {
     PyObject_HEAD
@@ -26,12 +32,25 @@ typedef struct {
 
 /* The Cython methods and slots behind the fast entries: written once, in fast_install(). */
 static struct {
-    PyCFunctionFastWithKeywords get, set;
+    FastMethod get, set;
     binaryfunc subscript;
     objobjargproc store;
     traverseproc traverse;
     inquiry clear;
 } behind;
+
+/* The open table of a cache, or NULL; another thread may close it at any time. */
+static inline lapse_table *fast_table(PyObject *self) { return RELAXED(&((cache_head *)self)->table); }
+
+/* Close: what is under way goes on with the table that it has. Answers it, or NULL if closed before. */
+static inline lapse_table *fast_close(PyObject *self) {
+    cache_head *c = (cache_head *)self;
+    lapse_table *t = RELAXED(&c->table);
+    STORE(&c->quick, NULL);
+    STORE(&c->direct, NULL);
+    STORE(&c->table, NULL);
+    return t;
+}
 
 /* An exact str knows its hash. -1 when the hash raised. */
 static inline Py_hash_t fast_hash(PyObject *key) {
@@ -44,35 +63,22 @@ static inline Py_hash_t fast_hash(PyObject *key) {
 
 /* --- Reading --- */
 
-/* NULL without an exception: absent. */
-static NOINLINE PyObject *settle_read(lapse_table *t, PyObject *key, Py_hash_t hash, lapse_status status) {
-    if (status == LAPSE_EXPIRED || status == LAPSE_EARLY) {
-        lapse_discard(t, key, (uint64_t)hash, status, LAPSE_NATIVE);
-        COUNT(t, misses);
-    } else if (status == LAPSE_BUSY) {
-        PyErr_SetString(PyExc_RuntimeError, "the key's __eq__ changed the cache at every attempt");
-    }
+static void raise_busy(void) {
+    PyErr_SetString(PyExc_RuntimeError, "the key's __eq__ changed the cache at every attempt");
+}
+
+/* The whole read under the native clock. NULL without an exception: absent. */
+static NOINLINE PyObject *read_fully(lapse_table *t, PyObject *key, Py_hash_t hash) {
+    PyObject *value = NULL;
+    lapse_status status = lapse_get(t, key, (uint64_t)hash, LAPSE_NATIVE, &value);
+    if (LIKELY(status == LAPSE_OK)) return value;
+    if (status == LAPSE_BUSY) raise_busy();
     return NULL;
 }
 
-static NOINLINE PyObject *read_fully(lapse_table *t, PyObject *key, Py_hash_t hash) {
-    PyObject *value = NULL;
-    lapse_status status = table_read(t, key, mix_hash((uint64_t)hash), LAPSE_NATIVE, false, &value);
-    if (LIKELY(status == LAPSE_OK)) {
-        COUNT(t, hits);
-        return value;
-    }
-    if (LIKELY(status == LAPSE_ABSENT)) {
-        COUNT(t, misses);
-        return NULL;
-    }
-    return settle_read(t, key, hash, status);
-}
-
-
 /* An exact str's read_quickly(); NULL: the whole read must decide. */
 INLINE PyObject *quick_value(PyObject *self, PyObject *key) {
-    lapse_table *t = ((cache_head *)self)->quick;
+    lapse_table *t = RELAXED(&((cache_head *)self)->quick);
     if (UNLIKELY(t == NULL) || UNLIKELY(!PyUnicode_CheckExact(key))) return NULL;
     Py_hash_t hash = RELAXED(&((PyASCIIObject *)key)->hash);
     if (UNLIKELY(hash == -1)) return NULL;
@@ -83,7 +89,7 @@ INLINE PyObject *quick_value(PyObject *self, PyObject *key) {
 
 static NOINLINE PyObject *get_fully(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names) {
     /* The table outlives a close() by the key's __hash__: `owned` keeps it. */
-    lapse_table *t = ((cache_head *)self)->direct;
+    lapse_table *t = RELAXED(&((cache_head *)self)->direct);
     if (t == NULL || names != NULL || nargs < 1 || nargs > 2) return behind.get(self, args, nargs, names);
     Py_hash_t hash = fast_hash(args[0]);
     if (hash == -1) return NULL;
@@ -102,7 +108,7 @@ NO_CANARY static PyObject *fast_get(PyObject *self, PyObject *const *args, Py_ss
 }
 
 static NOINLINE PyObject *subscript_fully(PyObject *self, PyObject *key) {
-    lapse_table *t = ((cache_head *)self)->direct;
+    lapse_table *t = RELAXED(&((cache_head *)self)->direct);
     if (t == NULL) return behind.subscript(self, key);
     Py_hash_t hash = fast_hash(key);
     if (hash == -1) return NULL;
@@ -124,7 +130,7 @@ NO_CANARY static PyObject *fast_subscript(PyObject *self, PyObject *key) {
 
 /* 0 stored, 1 for the Cython method, -1 raised. */
 INLINE int fast_put(PyObject *self, PyObject *key, PyObject *value) {
-    lapse_table *t = ((cache_head *)self)->direct;
+    lapse_table *t = RELAXED(&((cache_head *)self)->direct);
     if (UNLIKELY(t == NULL)) return 1;
     Py_hash_t hash = fast_hash(key);
     if (UNLIKELY(hash == -1)) return -1;
@@ -174,7 +180,7 @@ static int gather_one(lapse_table *t, PyObject *key, int64_t now, PyObject *miss
     lapse_status status = lapse_get(t, key, (uint64_t)hash, now, value);
     if (status == LAPSE_RAISED) return -1;
     if (status == LAPSE_BUSY) {
-        settle_read(t, key, hash, status);
+        raise_busy();
         return -1;
     }
     if (status != LAPSE_OK) Py_INCREF(*value = missing);
@@ -361,15 +367,15 @@ static PyMethodDef *method_of(PyTypeObject *type, const char *name) {
     return NULL;
 }
 
-static int put_in_front(PyTypeObject *type, const char *name, PyCFunctionFastWithKeywords entry,
-                        PyCFunctionFastWithKeywords *method) {
+static int put_in_front(PyTypeObject *type, const char *name, FastMethod entry,
+                        FastMethod *method) {
     PyMethodDef *def = method_of(type, name);
     if (def == NULL) return -1;
     if (def->ml_flags != (METH_FASTCALL | METH_KEYWORDS)) {
         PyErr_Format(PyExc_SystemError, "lapse: %s has another calling convention", name);
         return -1;
     }
-    *method = (PyCFunctionFastWithKeywords)(void (*)(void))def->ml_meth;
+    *method = (FastMethod)(void (*)(void))def->ml_meth;
     def->ml_meth = (PyCFunction)(void (*)(void))entry;
     return 0;
 }

@@ -60,7 +60,7 @@ cdef extern from "lapse.h" nogil:
     lapse_table *lapse_table_new(const lapse_config *config)
     void lapse_table_free(lapse_table *t)
     size_t lapse_len(lapse_table *t, int64_t now)
-    size_t lapse_bytes(const lapse_table *t)
+    size_t lapse_bytes(lapse_table *t)
     size_t lapse_segments(const lapse_table *t)
     void lapse_counters_read(const lapse_table *t, lapse_counters *out)
     bint lapse_is_quick(const lapse_table *t)
@@ -103,6 +103,8 @@ cdef extern from "scan.h" nogil:
 cdef extern from "_fast.h":
     int fast_install(type cache_type) except -1
     int fast_describe(type cls, type cache_type) except -1
+    lapse_table *fast_table(object cache)
+    lapse_table *fast_close(object cache)
     object fast_gather(lapse_table *t, object keys, int64_t now, object missing)
     object fast_gather_buffer(lapse_table *t, object keys, int64_t now, object missing)
     Py_hash_t fast_hash(object key) except -1

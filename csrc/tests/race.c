@@ -1,0 +1,424 @@
+/* Threads on one table, for ThreadSanitizer: readers, writers, a sweeper, a clearer and an observer.
+ *
+ * Each id has one writer, which gives its values rising versions, so every thread can judge what it
+ * sees: a value belongs to its key, versions never fall, nothing is read after its deadline, and a
+ * writer reads its own writes. Keys and values die and are born again as others in the same memory, as
+ * the interpreter's objects do; that memory is type-stable, as theirs is.
+ */
+#include "read.h"
+#include "test.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <unistd.h>
+
+#define THINGS 200000u
+#define IDS 20000u
+#define FEW 300u /* ids of a quiet phase, in which segments merge */
+#define WRITERS 2u
+#define READERS 2u
+#define TTL (INT64_C(1) << 32)
+#define TICK (INT64_C(1) << 18) /* by which each write moves the clock */
+#define NAP 100u /* microseconds between the steps of those who would drown out the rest */
+
+/* --- Objects that die --- */
+
+typedef enum { DEAD, ALIVE } state;
+
+/* A key or a value. Where a field stands for a value's dates, a key leaves it alone. */
+typedef struct {
+    lapse_object o; /* first: a lapse_object's address is its thing's */
+    state alive;
+    uint64_t version;
+    int64_t deadline; /* 0: not known */
+} thing;
+
+static thing things[THINGS];
+
+static void bury(lapse_object *o) {
+    PUBLISH(&((thing *)(void *)o)->alive, DEAD); /* pairs with the acquire in born() */
+}
+
+static int ask_slowly(lapse_object *stored, lapse_object *key) {
+    sched_yield();
+    return stored->id == key->id;
+}
+
+/* A thing of that id with one reference, which the caller owns. */
+static thing *born(uint64_t id, uint64_t *random) {
+    for (;;) {
+        thing *x = &things[random_below(random, THINGS)];
+        state dead = DEAD;
+        if (!__atomic_compare_exchange_n(&x->alive, &dead, ALIVE, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+            continue;
+        x->o.id = id;
+        x->o.needs_asking = id % 11 == 0;
+        x->o.gc = id % 3 == 0;
+        PUBLISH(&x->o.references, 1);
+        return x;
+    }
+}
+
+static const thing *thing_of(const lapse_object *o) { return (const thing *)(const void *)o; }
+
+/* --- The stage --- */
+
+static struct {
+    lapse_table *t;
+    int64_t now;         /* the clock */
+    uint32_t writes;     /* of each writer */
+    uint32_t writing;    /* writers who have not finished: everybody else goes on until they have */
+    bool deadlines_hold; /* reads do not move them */
+} stage;
+
+static int64_t now_on_stage(void) { return ACQUIRE(&stage.now); }
+static bool writers_at_work(void) { return RELAXED(&stage.writing) > 0; }
+
+/* One thread's own state. */
+typedef struct {
+    pthread_t thread;
+    void (*play)(void *);
+    uint64_t random;
+    uint32_t number;
+    uint64_t seen;
+    uint64_t versions[IDS]; /* the last that this thread saw, or wrote, of each id */
+} actor;
+
+/* Busy and quiet phases follow each other, as long as an entry lives at most. */
+static uint32_t choose_id(actor *a) {
+    bool quiet = now_on_stage() / TTL % 2;
+    return random_below(&a->random, quiet ? FEW : IDS);
+}
+
+/* A key to look up with: nobody else's, on the caller's stack. */
+static lapse_object key_for(uint32_t id) {
+    return (lapse_object){.references = 1, .id = id, .needs_asking = id % 11 == 0,
+                          .on_equal = id % 11 == 0 ? ask_slowly : NULL};
+}
+
+static void judge_value(actor *a, uint32_t id, const lapse_object *value, int64_t now) {
+    const thing *x = thing_of(value);
+    CHECK(value->id == id);
+    CHECK(x->version >= a->versions[id]);
+    CHECK(!stage.deadlines_hold || x->deadline == 0 || x->deadline > now);
+    a->versions[id] = x->version;
+    a->seen++;
+}
+
+static bool is_answer(lapse_status status) {
+    return status <= LAPSE_EARLY || status == LAPSE_BUSY;
+}
+
+/* --- Writers --- */
+
+/* Entries that are touched have no deadline that a reader could know. */
+static bool touched(uint32_t id) { return id % 5 < WRITERS; }
+
+static thing *new_value(actor *a, uint32_t id, int64_t now, int64_t ttl) {
+    thing *x = born(id, &a->random);
+    x->version = ++a->versions[id];
+    x->deadline = touched(id) ? 0 : now + ttl;
+    return x;
+}
+
+/* What this thread wrote last is what it reads, or nothing. */
+static void read_own_write(actor *a, uint32_t id) {
+    lapse_object key = key_for(id), *value;
+    lapse_status status = lapse_get(stage.t, &key, id, now_on_stage(), &value);
+    CHECK(is_answer(status));
+    if (status != LAPSE_OK) return;
+    CHECK(value->id == id && thing_of(value)->version == a->versions[id]);
+    object_unref(value);
+}
+
+static void write_put(actor *a, uint32_t id, bool only_new) {
+    int64_t now = now_on_stage(), ttl = 1 + (int64_t)(random_word(&a->random) % TTL);
+    uint64_t before = a->versions[id];
+    thing *key = born(id, &a->random), *value = new_value(a, id, now, ttl);
+    lapse_object *old = NULL;
+    lapse_status status = only_new ? lapse_put_new(stage.t, &key->o, id, &value->o, ttl, now, &old)
+                                   : lapse_put(stage.t, &key->o, id, &value->o, ttl, now, &old);
+    CHECK(status == LAPSE_OK || status == LAPSE_BUSY || (only_new && status == LAPSE_ABSENT));
+    if (status == LAPSE_BUSY || (only_new && status == LAPSE_OK)) a->versions[id] = before;
+    if (status == LAPSE_OK && old) object_unref(old);
+    object_unref(&key->o);
+    object_unref(&value->o);
+}
+
+static void write_exchange(actor *a, uint32_t id) {
+    lapse_object key = key_for(id), *old, *replaced;
+    int64_t now = now_on_stage();
+    lapse_item item;
+    if (lapse_peek(stage.t, &key, id, now, &item) != LAPSE_OK) return;
+    uint64_t before = a->versions[id];
+    thing *value = new_value(a, id, now, TTL);
+    value->deadline = 0;
+    old = item.value;
+    if (lapse_exchange(stage.t, &key, id, old, &value->o, now, &replaced) == LAPSE_OK) {
+        CHECK(replaced == old);
+        object_unref(replaced);
+    } else {
+        a->versions[id] = before;
+    }
+    release_items(&item, 1);
+    object_unref(&value->o);
+}
+
+static void write_delete(uint32_t id) {
+    lapse_object key = key_for(id);
+    lapse_item removed;
+    lapse_status status = lapse_delete(stage.t, &key, id, now_on_stage(), &removed);
+    CHECK(is_answer(status));
+    if (status == LAPSE_BUSY) return;
+    if (status != LAPSE_ABSENT) release_items(&removed, 1);
+    CHECK(lapse_has(stage.t, &key, id, now_on_stage()) != LAPSE_OK); /* no one else stores it */
+}
+
+static void write_touch(uint32_t id) {
+    lapse_object key = key_for(id);
+    if (touched(id)) CHECK(is_answer(lapse_touch(stage.t, &key, id, TTL, now_on_stage())));
+}
+
+static void play_writer(void *self) {
+    actor *a = self;
+    for (uint32_t n = 0; n < stage.writes; n++) {
+        ADD(&stage.now, TICK);
+        uint32_t id = choose_id(a) / WRITERS * WRITERS + a->number;
+        switch (random_below(&a->random, 16)) {
+        case 0: write_delete(id); break;
+        case 1: write_touch(id); break;
+        case 2: write_exchange(a, id); break;
+        case 3: write_put(a, id, true); break;
+        default: write_put(a, id, false);
+        }
+        read_own_write(a, id);
+    }
+    ADD(&stage.writing, -1);
+}
+
+/* --- Readers --- */
+
+static void read_one(actor *a) {
+    uint32_t id = choose_id(a);
+    lapse_object key = key_for(id), *value;
+    int64_t now = now_on_stage();
+    lapse_status status = lapse_get(stage.t, &key, id, now, &value);
+    CHECK(is_answer(status));
+    if (status != LAPSE_OK) return;
+    judge_value(a, id, value, now);
+    object_unref(value);
+}
+
+static void peek_one(actor *a) {
+    uint32_t id = choose_id(a);
+    lapse_object key = key_for(id);
+    lapse_item item;
+    int64_t now = now_on_stage();
+    if (lapse_peek(stage.t, &key, id, now, &item) != LAPSE_OK) return;
+    CHECK(item.key->id == id);
+    judge_value(a, id, item.value, now);
+    release_items(&item, 1);
+}
+
+static void read_block(actor *a) {
+    lapse_block block = {.n = LAPSE_BLOCK};
+    lapse_object keys[LAPSE_BLOCK], *values[LAPSE_BLOCK];
+    lapse_status found[LAPSE_BLOCK];
+    int64_t now = now_on_stage();
+    for (uint32_t i = 0; i < LAPSE_BLOCK; i++) {
+        keys[i] = key_for(choose_id(a));
+        block.keys[i] = &keys[i];
+        block.hashes[i] = keys[i].id;
+    }
+    lapse_get_block(stage.t, &block, now, values, found);
+    for (uint32_t i = 0; i < LAPSE_BLOCK; i++) {
+        if (found[i] != LAPSE_OK) continue;
+        judge_value(a, (uint32_t)keys[i].id, values[i], now);
+        object_unref(values[i]);
+    }
+}
+
+static void play_reader(void *self) {
+    actor *a = self;
+    while (writers_at_work()) {
+        uint32_t dice = random_below(&a->random, 64);
+        if (dice == 0) read_block(a);
+        else if (dice < 4) peek_one(a);
+        else read_one(a);
+    }
+}
+
+/* --- The observer: whole-table reads, and the quickest read of keys that it has found --- */
+
+static void read_found_keys(actor *a, const lapse_item *items, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        uint32_t id = (uint32_t)items[i].key->id;
+        int64_t now = now_on_stage();
+        lapse_object *value = read_quickly(stage.t, items[i].key, mix_hash(id), true, now);
+        if (value == NULL) continue;
+        judge_value(a, id, value, now);
+        object_unref(value);
+    }
+}
+
+static void collect_all(actor *a) {
+    static lapse_item items[4 * SEGMENT_SLOTS];
+    uint64_t cursor = 0;
+    lapse_status status;
+    do {
+        size_t n;
+        int64_t now = now_on_stage();
+        status = lapse_collect(stage.t, &cursor, now, items, sizeof items / sizeof *items, &n);
+        CHECK(status != LAPSE_NO_ROOM);
+        for (size_t i = 0; i < n; i++) {
+            CHECK(items[i].key->id == items[i].value->id);
+            judge_value(a, (uint32_t)items[i].key->id, items[i].value, now);
+        }
+        read_found_keys(a, items, n);
+        release_items(items, n);
+    } while (status == LAPSE_MORE);
+}
+
+static void play_observer(void *self) {
+    actor *a = self;
+    lapse_counters c;
+    for (; writers_at_work(); usleep(20 * NAP)) {
+        collect_all(a);
+        CHECK(lapse_len(stage.t, now_on_stage()) <= IDS);
+        CHECK(lapse_segments(stage.t) >= 1 && lapse_bytes(stage.t) > 0);
+        lapse_counters_read(stage.t, &c);
+    }
+}
+
+/* --- The sweeper and the clearer --- */
+
+static void release_expired(lapse_item *items, size_t n, int64_t now) {
+    for (size_t i = 0; i < n; i++) {
+        CHECK(items[i].key->id == items[i].value->id);
+        CHECK(items[i].deadline != LAPSE_NEVER && items[i].deadline <= now);
+    }
+    release_items(items, n);
+}
+
+static void play_sweeper(void *self) {
+    (void)self;
+    lapse_item removed[LAPSE_STEP];
+    uint64_t cursor = 0;
+    for (; writers_at_work(); usleep(NAP)) {
+        size_t count;
+        int64_t now = now_on_stage();
+        if (lapse_sweep(stage.t, &cursor, now, LAPSE_STEP, removed, &count) == LAPSE_OK) cursor = 0;
+        release_expired(removed, count, now);
+    }
+}
+
+static void drain(void) {
+    lapse_item removed[LAPSE_STEP];
+    lapse_status status;
+    do {
+        size_t n;
+        status = lapse_drain(stage.t, removed, &n);
+        for (size_t i = 0; i < n; i++) CHECK(removed[i].key->id == removed[i].value->id);
+        release_items(removed, n);
+    } while (status == LAPSE_MORE);
+}
+
+static void pop_one(uint64_t *cursor) {
+    lapse_item removed;
+    if (lapse_pop_any(stage.t, cursor, now_on_stage(), &removed) != LAPSE_OK) return;
+    CHECK(removed.key->id == removed.value->id);
+    release_items(&removed, 1);
+}
+
+static void play_clearer(void *self) {
+    (void)self;
+    uint64_t cursor = 0;
+    for (int64_t last = now_on_stage(); writers_at_work(); usleep(NAP)) {
+        for (int n = 0; n < 8; n++) pop_one(&cursor);
+        if (now_on_stage() - last < TTL / 4 * 3) continue;
+        last = now_on_stage();
+        CHECK(lapse_detach(stage.t) == LAPSE_OK);
+        drain();
+    }
+}
+
+/* --- Playing --- */
+
+static void *play(void *self) {
+    actor *a = self;
+    a->play(a);
+    return NULL;
+}
+
+static void cast(actor *actors, void (*role)(void *), uint32_t count, uint32_t *n) {
+    for (uint32_t i = 0; i < count; i++, ++*n) {
+        actors[*n].play = role;
+        actors[*n].random = *n + 1;
+        actors[*n].number = i;
+    }
+}
+
+static void check_everything_died(void) {
+    for (uint32_t i = 0; i < THINGS; i++) CHECK(things[i].alive == DEAD && things[i].o.references == 0);
+}
+
+static void perform(lapse_config config) {
+    uint32_t n = 0;
+    actor *actors = calloc(WRITERS + READERS + 3, sizeof *actors);
+    CHECK(actors != NULL);
+    stage.now = TICK;
+    stage.writes = 60000 * test_scale();
+    stage.writing = WRITERS;
+    stage.deadlines_hold = config.mode == LAPSE_FIXED;
+    stage.t = lapse_table_new(&config);
+    cast(actors, play_writer, WRITERS, &n);
+    cast(actors, play_reader, READERS, &n);
+    cast(actors, play_observer, 1, &n);
+    cast(actors, play_sweeper, 1, &n);
+    cast(actors, play_clearer, 1, &n);
+    for (uint32_t i = 0; i < n; i++) CHECK(pthread_create(&actors[i].thread, NULL, play, &actors[i]) == 0);
+    for (uint32_t i = 0; i < n; i++) CHECK(pthread_join(actors[i].thread, NULL) == 0);
+    uint64_t seen = 0;
+    for (uint32_t i = 0; i < n; i++) seen += actors[i].seen;
+    lapse_counters c;
+    lapse_counters_read(stage.t, &c);
+    if (getenv("RACE_STATS")) fprintf(stderr, "seen %lu splits %lu merges %lu exp %lu early %lu hits %lu miss %lu\n", seen, c.splits, c.merges, c.expirations, c.early, c.hits, c.misses);
+    CHECK(seen > 1000 && c.splits > 10 && c.merges > 0 && c.expirations > 100);
+    CHECK(lapse_check(stage.t));
+    lapse_table_free(stage.t);
+    check_everything_died();
+    free(actors);
+}
+
+static const lapse_config plain = {.mode = LAPSE_FIXED, .default_ttl = TTL, .own_clock = true};
+
+static void test_fixed(void) { perform(plain); }
+
+static void test_fixed_locked(void) {
+    lapse_config config = plain;
+    config.locked_reads = true;
+    perform(config);
+}
+
+static void test_sliding(void) {
+    lapse_config config = plain;
+    config.mode = LAPSE_SLIDING;
+    config.max_lifetime = 2 * TTL;
+    perform(config);
+}
+
+static void test_probabilistic(void) {
+    lapse_config config = plain;
+    config.mode = LAPSE_PROBABILISTIC;
+    config.early_factor = 0.5;
+    perform(config);
+}
+
+int main(void) {
+    for (uint32_t i = 0; i < THINGS; i++) things[i].o.on_death = bury;
+    RUN(test_fixed);
+    RUN(test_fixed_locked);
+    RUN(test_sliding);
+    RUN(test_probabilistic);
+    return tests_done();
+}
