@@ -55,7 +55,7 @@ static plan plan_split(const lapse_table *t, const segment *s) {
 
 static plan plan_growth(const lapse_table *t, const segment *s) {
     uint32_t slots = segment_slots(s);
-    if (s->tombstones > 0 && s->used <= slot_limit(slots) / 32 * 25)
+    if (s->tombstones > 0 && s->used <= slot_limit(slots) / 8 * 7)
         return s->slab ? (plan){.kind = REBUILD, .slots = slots} : plan_replace(slots);
     if (s->slab && slots < SEGMENT_SLOTS) return (plan){.kind = WIDEN, .slots = SEGMENT_SLOTS};
     if (slots == SEGMENT_SLOTS && split_helps(t, s)) return plan_split(t, s);
@@ -122,7 +122,7 @@ static segment **new_array(lapse_table *t, uint32_t bits) {
 static bool supply(lapse_table *t, plan p, wants w, supplies *got) {
     if (w.heap && !(got->heap = new_heap_segment(t, p.slots))) return false;
     if (w.slab && !(got->slab = pool_new_slab(&t->pool))) return false;
-    if (w.scratch && !(got->scratch = t->config.memory->grab(SEGMENT_SLOTS * sizeof(record)))) return false;
+    if (w.scratch && !(got->scratch = t->config.memory->grab_raw(SEGMENT_SLOTS * sizeof(record)))) return false;
     return !w.array || (got->array = new_array(t, p.bits)) != NULL;
 }
 

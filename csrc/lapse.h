@@ -45,10 +45,12 @@ typedef enum {
 
 typedef enum { LAPSE_FIXED, LAPSE_SLIDING, LAPSE_PROBABILISTIC } lapse_mode;
 
-/* Where the table gets its memory: `grab` answers zeroed memory aligned to 64 bytes, `map` zeroed
- * pages aligned to a page; either may answer NULL. */
+/* Where the table gets its memory: `grab` answers zeroed memory aligned to 64 bytes, `grab_raw` memory
+ * of any content, `map` zeroed pages aligned to a page; each may answer NULL. `drop` takes back both
+ * kinds of grabbed memory. */
 typedef struct {
     void *(*grab)(size_t bytes);
+    void *(*grab_raw)(size_t bytes);
     void (*drop)(void *memory);
     void *(*map)(size_t bytes);
     void (*unmap)(void *memory, size_t bytes);

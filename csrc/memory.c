@@ -16,11 +16,7 @@
 #  include <malloc.h>
 #  include <windows.h>
 
-static void *grab(size_t bytes) {
-    void *p = _aligned_malloc(bytes, GRAB_ALIGN);
-    if (p) memset(p, 0, bytes);
-    return p;
-}
+static void *grab_raw(size_t bytes) { return _aligned_malloc(bytes, GRAB_ALIGN); }
 static void drop(void *p) { _aligned_free(p); }
 static void *map(size_t bytes) {
     return VirtualAlloc(NULL, bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
@@ -46,10 +42,9 @@ void memory_discard(void *start, size_t bytes) {
 #  include <sys/mman.h>
 #  include <unistd.h>
 
-static void *grab(size_t bytes) {
+static void *grab_raw(size_t bytes) {
     void *p = NULL;
-    if (posix_memalign(&p, GRAB_ALIGN, bytes) != 0) return NULL;
-    return memset(p, 0, bytes);
+    return posix_memalign(&p, GRAB_ALIGN, bytes) == 0 ? p : NULL;
 }
 static void drop(void *p) { free(p); }
 static void *map(size_t bytes) {
@@ -78,4 +73,9 @@ void memory_discard(void *start, size_t bytes) {
 }
 #endif
 
-const lapse_memory lapse_system_memory = {grab, drop, map, unmap};
+static void *grab(size_t bytes) {
+    void *p = grab_raw(bytes);
+    return p ? memset(p, 0, bytes) : NULL;
+}
+
+const lapse_memory lapse_system_memory = {grab, grab_raw, drop, map, unmap};

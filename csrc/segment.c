@@ -97,7 +97,7 @@ static bool marked(const uint64_t *bits, uint32_t count, uint32_t slot) {
 
 /* Replace value and deadline of a full slot; the key stays. Inside the write window. */
 void segment_write(segment *s, uint32_t slot, const record *r) {
-    mark_slot(s->gc, &s->gc_count, slot, object_is_gc(entry_at(s, slot)->key) || object_is_gc(r->e.value));
+    mark_slot(s->gc, &s->gc_count, slot, r->gc);
     mark_slot(s->own, &s->own_count, slot, r->own);
     PUBLISH(&entry_at(s, slot)->value, r->e.value); /* release: pairs with the acquire in read.h */
     STORE(deadline_at(s, slot), r->deadline);
@@ -158,6 +158,7 @@ void segment_read(const segment *s, uint32_t slot, record *out) {
     out->ttl = s->ttls ? RELAXED(&s->ttls[slot]) : 0;
     out->limit = s->limits ? s->limits[slot] : LAPSE_NEVER;
     out->own = marked(s->own, s->own_count, slot);
+    out->gc = marked(s->gc, s->gc_count, slot);
 }
 
 static void blank_slot(segment *s, uint32_t slot) {
@@ -166,7 +167,16 @@ static void blank_slot(segment *s, uint32_t slot) {
     STORE(deadline_at(s, slot), LAPSE_NEVER);
 }
 
-/* Call `use` for each full slot's record and blank the slot; control words are left to the caller. */
+/* Take key and value out of a slot of a segment that is out of use: no dates, no counts but `used`. */
+lapse_item segment_discard(segment *s, uint32_t slot) {
+    lapse_item removed = {.key = entry_at(s, slot)->key, .value = entry_at(s, slot)->value};
+    blank_slot(s, slot);
+    ctrl_store(s->ctrl, slot, CTRL_EMPTY);
+    STORE(&s->used, s->used - 1);
+    return removed;
+}
+
+/* For each full slot; control words are left to the caller. */
 #define FOR_EACH_FULL(s, slot)                                                                        \
     for (uint32_t g_ = 0; g_ < (s)->groups; g_++)                                                     \
         for (group_mask m_ = group_full(group_load((s)->ctrl + g_ * GROUP_SLOTS)); m_; m_ &= m_ - 1)  \

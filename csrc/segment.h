@@ -83,7 +83,7 @@ typedef struct {
     entry e;
     uint64_t hash;
     int64_t deadline, ttl, limit;
-    bool own;
+    bool own, gc; /* gc: known from the bitmap, so that moving touches neither key nor value */
 } record;
 
 /* --- Hash bits: tag, group and directory use disjoint parts --- */
@@ -172,6 +172,7 @@ void segment_reset(segment *s, uint32_t slots);
 bool segment_has_room(const segment *s, uint64_t h);
 uint32_t segment_insert(segment *s, const record *r);
 void segment_write(segment *s, uint32_t slot, const record *r);
+lapse_item segment_discard(segment *s, uint32_t slot);
 void segment_take(segment *s, uint32_t slot, lapse_item *removed);
 void segment_remove(segment *s, uint32_t slot, lapse_item *removed);
 void segment_read(const segment *s, uint32_t slot, record *out);

@@ -194,7 +194,7 @@ static size_t unbury(segment *s, size_t room, lapse_item *removed) {
     for (uint32_t g = 0; g < s->groups && s->used > 0; g++)
         for (group_mask m = group_full(group_load(s->ctrl + g * GROUP_SLOTS)); m; m &= m - 1) {
             if (n == room) return n;
-            segment_take(s, g * GROUP_SLOTS + mask_slot(m), &removed[n++]);
+            removed[n++] = segment_discard(s, g * GROUP_SLOTS + mask_slot(m));
         }
     return n;
 }

@@ -334,8 +334,9 @@ lapse_status lapse_peek(lapse_table *t, lapse_object *key, uint64_t hash, int64_
 
 /* --- Writing --- */
 
-static void overwrite(lookup *l, const record *r, lapse_object **replaced) {
+static void overwrite(lookup *l, record *r, lapse_object **replaced) {
     segment *s = l->s;
+    r->gc = object_is_gc(entry_at(s, l->slot)->key) || object_is_gc(r->e.value);
     *replaced = entry_at(s, l->slot)->value;
     object_ref(r->e.value);
     object_mark(r->e.value);
@@ -344,8 +345,9 @@ static void overwrite(lookup *l, const record *r, lapse_object **replaced) {
     write_end(s);
 }
 
-static void insert_new(lookup *l, const record *r) {
+static void insert_new(lookup *l, record *r) {
     segment *s = l->s;
+    r->gc = object_is_gc(r->e.key) || object_is_gc(r->e.value);
     object_ref(r->e.key);
     object_ref(r->e.value);
     object_mark(r->e.key);
@@ -367,14 +369,14 @@ static lapse_status begin_put(lookup *l, lapse_table *t, const record *r, int64_
 }
 
 /* Put a record where an expired entry is: the old key goes too, as if it had been swept. */
-static void supersede(lapse_table *t, lookup *l, const record *r, lapse_item *expired) {
+static void supersede(lapse_table *t, lookup *l, record *r, lapse_item *expired) {
     segment_remove(l->s, l->slot, expired);
     insert_new(l, r);
     COUNT(t, expirations);
 }
 
 /* Store a record whatever was there. */
-static lapse_status put_record(lapse_table *t, const record *r, int64_t at, lapse_object **replaced) {
+static lapse_status put_record(lapse_table *t, record *r, int64_t at, lapse_object **replaced) {
     lookup l;
     lapse_item expired = {.key = NULL};
     *replaced = NULL;

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,9 @@ def cache_maker(cache_class: Any, clock: Any, fixed: dict[str, Any]) -> Callable
         return cache_class(default_ttl, **options)
 
     return make
+
+
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 class Key:
@@ -70,6 +75,17 @@ def check(cache: Any) -> None:
     found = cache.gather(keys, missing)
     assert all(value is stored for value, (_, stored) in zip(found, items, strict=True))
     assert all(key in cache for key in keys)
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10) -> bool:
+    """Whether `condition` came true within `seconds` that other threads had to make it so.
+
+    This thread wakes up often: on a free-threaded build objects die in the thread that made them.
+    """
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.001)
+    return bool(condition())
 
 
 def run_python(code: str, *options: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:

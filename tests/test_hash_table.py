@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from support import Key, check, run_python
+from support import FREE_THREADED, Key, check, run_python
 
 STORES: dict[str, Any] = {
     "set": lambda cache, key: cache.set(key, 1),
@@ -375,6 +375,7 @@ print("sound")
 """
 
 
+@pytest.mark.skipif(FREE_THREADED, reason="a free-threaded CPython does not survive this itself")
 def test_python_runs_out_of_memory():
     """MemoryError at any allocation of Python objects leaves a sound cache."""
     child = run_python(NO_MEMORY)

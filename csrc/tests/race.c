@@ -18,7 +18,7 @@
 #define WRITERS 2u
 #define READERS 2u
 #define TTL (INT64_C(1) << 32)
-#define TICK (INT64_C(1) << 18) /* by which each write moves the clock */
+#define TICK (INT64_C(1) << 17) /* by which each write moves the clock */
 #define NAP 100u /* microseconds between the steps of those who would drown out the rest */
 
 /* --- Objects that die --- */
@@ -333,10 +333,11 @@ static void pop_one(uint64_t *cursor) {
 static void play_clearer(void *self) {
     (void)self;
     uint64_t cursor = 0;
-    for (int64_t last = now_on_stage(); writers_at_work(); usleep(NAP)) {
-        for (int n = 0; n < 8; n++) pop_one(&cursor);
-        if (now_on_stage() - last < TTL / 4 * 3) continue;
-        last = now_on_stage();
+    int64_t popped = now_on_stage(), cleared = popped;
+    for (; writers_at_work(); usleep(NAP)) {
+        for (; popped < now_on_stage(); popped += 32 * TICK) pop_one(&cursor);
+        if (popped - cleared < TTL / 2 * 7) continue;
+        cleared = popped;
         CHECK(lapse_detach(stage.t) == LAPSE_OK);
         drain();
     }
@@ -367,7 +368,7 @@ static void perform(lapse_config config) {
     actor *actors = calloc(WRITERS + READERS + 3, sizeof *actors);
     CHECK(actors != NULL);
     stage.now = TICK;
-    stage.writes = 60000 * test_scale();
+    stage.writes = 200000 * test_scale();
     stage.writing = WRITERS;
     stage.deadlines_hold = config.mode == LAPSE_FIXED;
     stage.t = lapse_table_new(&config);

@@ -55,7 +55,7 @@ static void failing_unmap(void *at, size_t bytes) {
     CHECK(b.pages && b.bytes == bytes);
     lapse_system_memory.unmap(at, bytes);
 }
-static const lapse_memory failing = {failing_grab, failing_drop, failing_map, failing_unmap};
+static const lapse_memory failing = {failing_grab, failing_grab, failing_drop, failing_map, failing_unmap};
 
 static lapse_config config_of(lapse_mode mode) {
     return (lapse_config){.mode = mode,

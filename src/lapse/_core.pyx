@@ -122,7 +122,7 @@ cdef lapse_table *opened(Cache self) except NULL:
 
 
 cdef inline int64_t now_of(Cache self) except? -3:
-    return LAPSE_NATIVE if self.clock is None else reading(self.clock)
+    return LAPSE_NATIVE if self._clock is None else reading(self._clock)
 
 
 cdef void let_others_run(int64_t *since) noexcept:
@@ -146,7 +146,7 @@ cdef class Cache:
     cdef lapse_table *direct
     cdef lapse_table *owned
     cdef lapse_table *quick
-    cdef readonly object clock
+    cdef object _clock
     cdef readonly dict _options
     cdef readonly int _mode
     cdef uint64_t pop_cursor
@@ -167,7 +167,7 @@ cdef class Cache:
         config.own_clock = options["clock"] is not None
         config.locked_reads = LOCKED_READS
         config.memory = NULL
-        self._mode, self._options, self.clock = mode, options, options["clock"]
+        self._mode, self._options, self._clock = mode, options, options["clock"]
         self.owned = lapse_table_new(&config)
         if self.owned == NULL:
             raise MemoryError("lapse: no memory for a table")
@@ -370,7 +370,13 @@ cdef class Cache:
             drain(t)
 
     @property
+    def clock(self):
+        """The clock given to the constructor; None = the native one."""
+        return self._clock
+
+    @property
     def closed(self):
+        """Has close() been called?"""
         return fast_table(self) == NULL
 
     def _entries(self):

@@ -1,7 +1,7 @@
 """The one thread of the process that sweeps expired entries out of every cache.
 
-It is started by the first cache that wants it, holds caches weakly, ends when the last one is gone,
-and is started again after a fork. Each cache is swept every `cleanup_interval` seconds of real time,
+It is started by the first cache that wants it, holds caches weakly, ends a while after the last one is
+gone, and is started again after a fork. Each cache is swept every `cleanup_interval` seconds of real time,
 in the bounded steps of `Cache.expire()`, so no reader or writer waits for it.
 """
 
@@ -21,7 +21,12 @@ __all__ = ["checked_interval", "watch"]
 
 log = logging.getLogger("lapse.sweeper")
 COMPACT_ABOVE = 64  # watched caches before dead ones are looked for
+LINGER = 10.0  # seconds that the thread waits for another cache when the last one is gone
 EXIT_WAIT = 0.1  # seconds that the interpreter's exit waits for a step to end
+
+
+#: When it is due (monotonic seconds), a tie-break, its interval (seconds), the cache.
+Watched = tuple[float, int, float, "weakref.ref[Any]"]
 
 
 def checked_interval(interval: float | None) -> float | None:
@@ -43,10 +48,11 @@ class Sweeper:
 
     def __init__(self) -> None:
         self._wake = threading.Condition(threading.RLock())
-        self._heap: list[tuple[float, int, float, weakref.ref[Any]]] = []
+        self._heap: list[Watched] = []
         self._ticket = itertools.count()
         self._room = COMPACT_ABOVE
         self._thread: threading.Thread | None = None
+        self._asleep_until = 0.0
         self._stopping = False
 
     def watch(self, cache: Any, interval: float) -> None:
@@ -54,13 +60,13 @@ class Sweeper:
         with self._wake:
             if self._stopping:
                 return
-            self._push(weakref.ref(cache), interval)
+            due = self._push(weakref.ref(cache), interval)
             if len(self._heap) > self._room:
                 self._compact()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="lapse-sweeper", daemon=True)
                 self._thread.start()
-            elif self._heap[0][3]() is cache:
+            elif due < self._asleep_until:
                 self._wake.notify()
 
     def stop(self) -> None:
@@ -77,9 +83,10 @@ class Sweeper:
         found = [(ref(), interval) for _, _, interval, ref in self._heap]
         return [(c, interval) for c, interval in found if c is not None and not c.closed]
 
-    def _push(self, ref: weakref.ref[Any], interval: float) -> None:
+    def _push(self, ref: weakref.ref[Any], interval: float) -> float:
         due = time.monotonic() + interval
         heapq.heappush(self._heap, (due, next(self._ticket), interval, ref))
+        return due
 
     def _compact(self) -> None:
         """Drop dead caches before their time; amortised over the caches made since."""
@@ -96,19 +103,33 @@ class Sweeper:
     def _next_due(self) -> weakref.ref[Any] | None:
         """Wait for the next cache that is due and plan its next turn; None: the thread ends."""
         with self._wake:
-            while self._heap and not self._stopping:
-                entry = heapq.heappop(self._heap)
-                due, _, interval, ref = entry
-                if _is_gone(ref):
-                    continue
-                pause = due - time.monotonic()
-                if pause <= 0:
-                    self._push(ref, interval)
-                    return ref
-                heapq.heappush(self._heap, entry)
-                self._wake.wait(min(pause, threading.TIMEOUT_MAX))
+            idle_until = time.monotonic() + LINGER
+            while not self._stopping:
+                now = time.monotonic()
+                entry = self._pop_live()
+                if entry is None and now >= idle_until:
+                    break
+                if entry is not None and entry[0] <= now:
+                    self._push(entry[3], entry[2])
+                    return entry[3]
+                if entry is not None:
+                    heapq.heappush(self._heap, entry)
+                self._sleep(entry[0] if entry else idle_until)
             self._thread = None
             return None
+
+    def _pop_live(self) -> Watched | None:
+        """The earliest cache that is still there, off the heap."""
+        while self._heap:
+            entry = heapq.heappop(self._heap)
+            if not _is_gone(entry[3]):
+                return entry
+        return None
+
+    def _sleep(self, until: float) -> None:
+        self._asleep_until = until
+        self._wake.wait(min(until - time.monotonic(), threading.TIMEOUT_MAX))
+        self._asleep_until = 0.0
 
 
 def _is_gone(ref: weakref.ref[Any]) -> bool:
