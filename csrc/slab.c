@@ -119,6 +119,12 @@ size_t pool_bytes_in_use(const slab_pool *p, const segment *s) {
     return p->side_bytes + slots / PAGE_SLOTS * PAGE_BYTES + more;
 }
 
+/* After a fork: no free segment's lock is held. */
+void pool_reset_locks(slab_pool *p) {
+    for (slab *sl = p->first; sl; sl = sl->next)
+        for (segment *s = sl->free; s; s = s->next) lock_init(&s->lock);
+}
+
 void pool_free(slab_pool *p) {
     while (p->first) {
         slab *sl = p->first;

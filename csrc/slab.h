@@ -46,6 +46,7 @@ segment *pool_take(slab_pool *p, uint32_t slots);
 void pool_give(slab_pool *p, segment *s);
 void pool_trim(const segment *s);
 size_t pool_bytes_in_use(const slab_pool *p, const segment *s);
+void pool_reset_locks(slab_pool *p);
 void pool_free(slab_pool *p);
 
 #endif

@@ -146,21 +146,27 @@ lapse_status lapse_sweep(lapse_table *t, uint64_t *cursor, int64_t now, size_t l
 
 /* --- Clearing --- */
 
-/* Move every segment from the directory to the graveyard. Under the directory lock. */
+static void bury(lapse_table *t, segment *s) {
+    lock_take(&s->lock);
+    write_begin(s); /* odd until the segment is used again */
+    s->dead = true;
+    s->next = t->graveyard;
+    t->graveyard = s;
+    lock_drop(&s->lock);
+}
+
+/* Move every segment from the directory to the graveyard; what a forked parent had buried already is
+ * passed over. Under the directory lock. */
 static void bury_all(lapse_table *t) {
     for (uint64_t cursor = 0, more = 1; more;) {
-        segment *s = lock_segment(t, cursor);
+        segment *s = locate(t, cursor);
         more = advance(&cursor, s);
-        write_begin(s); /* odd until the segment is used again */
-        s->dead = true;
-        s->next = t->graveyard;
-        t->graveyard = s;
-        lock_drop(&s->lock);
+        if (!s->dead) bury(t, s);
     }
 }
 
+/* Make a blank segment, which is locked, the only one. */
 static void start_over(lapse_table *t, segment *blank) {
-    lock_take(&blank->lock);
     STORE(&blank->first_hash, 0);
     STORE(&blank->depth, 0);
     blank->dead = false;
@@ -171,7 +177,6 @@ static void start_over(lapse_table *t, segment *blank) {
     write_end(blank);
     directory_publish(t, 0);
     structure_changed(t);
-    lock_drop(&blank->lock);
 }
 
 /* Empty the table in time proportional to its segments: the entries are only put aside, and
@@ -180,12 +185,33 @@ lapse_status lapse_detach(lapse_table *t) {
     segment *fresh = new_heap_segment(t, SEGMENT_MIN_SLOTS);
     if (fresh == NULL) return LAPSE_NO_MEMORY;
     lock_take(&t->directory_lock);
-    segment *old = retired_take(t, SEGMENT_MIN_SLOTS);
+    segment *old = retired_take(t, SEGMENT_MIN_SLOTS), *blank = old ? old : fresh;
+    lock_take(&blank->lock);
     bury_all(t);
-    start_over(t, old ? old : fresh);
+    start_over(t, blank);
+    lock_drop(&blank->lock);
     if (old) t->config.memory->drop(fresh); /* nobody has seen it */
     lock_drop(&t->directory_lock);
     return LAPSE_OK;
+}
+
+/* In the child of a fork, before anything else there uses the table. Only one thread is left, so no
+ * lock is held, though one may look it: a mutex is handed over to a thread that waits for it, and that
+ * thread may not have come along. Waiting for a lock is all that a thread does inside the table while it
+ * is stopped, and only bury_all() leaves work half done while it waits: it is finished here. */
+void lapse_after_fork(lapse_table *t) {
+    bool burying = false;
+    lock_init(&t->directory_lock);
+    for (uint64_t cursor = 0, more = 1; more;) {
+        segment *s = locate(t, cursor);
+        lock_init(&s->lock);
+        burying |= s->dead;
+        more = advance(&cursor, s);
+    }
+    for (segment *s = t->retired; s; s = s->next) lock_init(&s->lock);
+    for (segment *s = t->graveyard; s; s = s->next) lock_init(&s->lock);
+    pool_reset_locks(&t->pool);
+    if (burying) lapse_detach(t);
 }
 
 /* Take entries out of a buried segment. Its window has been open since it was buried. */

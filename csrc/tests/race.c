@@ -18,7 +18,12 @@
 #define WRITERS 2u
 #define READERS 2u
 #define TTL (INT64_C(1) << 32)
-#define TICK (INT64_C(1) << 17) /* by which each write moves the clock */
+#define LIFETIMES 6 /* that pass while the actors play */
+#ifdef __SANITIZE_THREAD__
+#  define WRITES 50000u /* of each writer */
+#else
+#  define WRITES 200000u
+#endif
 #define NAP 100u /* microseconds between the steps of those who would drown out the rest */
 
 /* --- Objects that die --- */
@@ -65,7 +70,7 @@ static const thing *thing_of(const lapse_object *o) { return (const thing *)(con
 
 static struct {
     lapse_table *t;
-    int64_t now;         /* the clock */
+    int64_t now, tick;   /* the clock, and by how much each write moves it */
     uint32_t writes;     /* of each writer */
     uint32_t writing;    /* writers who have not finished: everybody else goes on until they have */
     bool deadlines_hold; /* reads do not move them */
@@ -182,7 +187,7 @@ static void write_touch(uint32_t id) {
 static void play_writer(void *self) {
     actor *a = self;
     for (uint32_t n = 0; n < stage.writes; n++) {
-        ADD(&stage.now, TICK);
+        ADD(&stage.now, stage.tick);
         uint32_t id = choose_id(a) / WRITERS * WRITERS + a->number;
         switch (random_below(&a->random, 16)) {
         case 0: write_delete(id); break;
@@ -335,8 +340,8 @@ static void play_clearer(void *self) {
     uint64_t cursor = 0;
     int64_t popped = now_on_stage(), cleared = popped;
     for (; writers_at_work(); usleep(NAP)) {
-        for (; popped < now_on_stage(); popped += 32 * TICK) pop_one(&cursor);
-        if (popped - cleared < TTL / 2 * 7) continue;
+        for (; popped < now_on_stage(); popped += 32 * stage.tick) pop_one(&cursor);
+        if (popped - cleared < LIFETIMES * TTL * 3 / 5) continue;
         cleared = popped;
         CHECK(lapse_detach(stage.t) == LAPSE_OK);
         drain();
@@ -367,8 +372,8 @@ static void perform(lapse_config config) {
     uint32_t n = 0;
     actor *actors = calloc(WRITERS + READERS + 3, sizeof *actors);
     CHECK(actors != NULL);
-    stage.now = TICK;
-    stage.writes = 200000 * test_scale();
+    stage.writes = WRITES * test_scale();
+    stage.now = stage.tick = LIFETIMES * TTL / (WRITERS * stage.writes);
     stage.writing = WRITERS;
     stage.deadlines_hold = config.mode == LAPSE_FIXED;
     stage.t = lapse_table_new(&config);
@@ -383,7 +388,6 @@ static void perform(lapse_config config) {
     for (uint32_t i = 0; i < n; i++) seen += actors[i].seen;
     lapse_counters c;
     lapse_counters_read(stage.t, &c);
-    if (getenv("RACE_STATS")) fprintf(stderr, "seen %lu splits %lu merges %lu exp %lu early %lu hits %lu miss %lu\n", seen, c.splits, c.merges, c.expirations, c.early, c.hits, c.misses);
     CHECK(seen > 1000 && c.splits > 10 && c.merges > 0 && c.expirations > 100);
     CHECK(lapse_check(stage.t));
     lapse_table_free(stage.t);

@@ -406,6 +406,11 @@ cdef class Cache:
             "merges": c.merges, "sweeps": c.sweeps, "segments": lapse_segments(t),
         }
 
+    def _after_fork(self):
+        """In a forked child: no lock of the table is held, whatever it looks like."""
+        if self.owned != NULL:
+            lapse_after_fork(self.owned)
+
     def _check(self):
         """Walk every invariant of the native table; for tests, while nobody else uses the cache."""
         return bool(lapse_check(opened(self)))
@@ -552,4 +557,5 @@ build = {
     "probe": (<bytes>lapse_probe_name()).decode(),
     "scan": (<bytes>scan_name()).decode(),
     "locked_reads": LOCKED_READS,
+    "threads": bool(LAPSE_THREADS),
 }

@@ -17,7 +17,7 @@ from datetime import timedelta
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from lapse import sweeper
+from lapse import forks, sweeper
 from lapse._core import FIXED, PROBABILISTIC, SLIDING, Cache, describe
 from lapse.views import CacheItems, CacheKeys, CacheValues
 
@@ -90,6 +90,7 @@ class ExpiringCache(Native[K, V]):
         if options["seed"] is None:
             options = options | {"seed": secrets.randbits(64)}
         self._open(mode, options)
+        forks.watch(self)
         if interval is not None:
             sweeper.watch(self, interval)
 
