@@ -70,20 +70,6 @@ static lapse_status take_traced(lapse_table *t, const trace *at, int64_t coarse,
     return LAPSE_OK;
 }
 
-/* A table whose segments the processor's own caches hold: no need to fetch ahead. */
-#define SMALL_SEGMENTS 24u
-
-static void read_small(lapse_table *t, const lapse_block *b, int64_t coarse, lapse_object **values,
-                       lapse_status *found) {
-    size_t hits = 0;
-    for (size_t i = 0; i < b->n; i++) {
-        values[i] = b->keys[i] ? read_quickly(t, b->keys[i], mix_hash(b->hashes[i]), true, coarse) : NULL;
-        found[i] = values[i] ? LAPSE_OK : LAPSE_MORE;
-        hits += values[i] != NULL;
-    }
-    COUNT_MANY(t, hits, hits);
-}
-
 /* Read a block: `found[i]` is OK (`values[i]` is a new reference), ABSENT, or MORE: what cannot be
  * answered without running the user's code, or must be removed, is left for lapse_get(). */
 void lapse_get_block(lapse_table *t, const lapse_block *keys, int64_t now, lapse_object **values,
@@ -91,10 +77,6 @@ void lapse_get_block(lapse_table *t, const lapse_block *keys, int64_t now, lapse
     trace at[LAPSE_BLOCK];
     size_t hits = 0, misses = 0;
     int64_t coarse = now == LAPSE_NATIVE ? clock_coarse() : 0;
-    if (t->quick && t->segments <= SMALL_SEGMENTS && !keys->integers) {
-        read_small(t, keys, coarse, values, found);
-        return;
-    }
     trace_segments(t, keys->n, keys->hashes, at);
     trace_groups(keys->n, at);
     trace_entries(keys->n, at);

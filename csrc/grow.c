@@ -292,7 +292,7 @@ static size_t purge(lapse_table *t, uint64_t h, int64_t now) {
     for (uint32_t i = 0; i < n; i++) segment_remove(s, slots[i], &removed[i]);
     lock_drop(&s->lock);
     COUNT_MANY(t, expirations, n);
-    release_items(removed, n);
+    lapse_release(removed, n);
     return n;
 }
 

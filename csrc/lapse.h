@@ -147,6 +147,10 @@ lapse_status lapse_collect(lapse_table *t, uint64_t *cursor, int64_t now, lapse_
                            size_t *n);
 lapse_status lapse_pop_any(lapse_table *t, uint64_t *cursor, int64_t now, lapse_item *removed);
 
+/* --- Giving up what was removed --- */
+
+void lapse_release(lapse_item *items, size_t n);
+
 /* --- Checks (builds without NDEBUG) --- */
 
 bool lapse_check(lapse_table *t);

@@ -138,6 +138,13 @@ INLINE entry *entry_at(const segment *s, uint32_t slot) {
     return (entry *)(void *)(s->pages + s->entries_at + field_offset(slot, sizeof(entry)));
 }
 
+/* Begin to fetch what lies behind a home group, and with it the translation of its page's address, while
+ * the control words are still on their way. */
+INLINE void fetch_home(const segment *s, uint32_t g) {
+    PREFETCH(entry_at(s, g * GROUP_SLOTS));
+    PREFETCH(deadline_at(s, g * GROUP_SLOTS));
+}
+
 INLINE bool bit_test(const uint64_t *bits, uint32_t i) { return (bits[i / 64] >> (i % 64)) & 1; }
 INLINE void bit_put(uint64_t *bits, uint32_t i, bool on) {
     uint64_t mask = UINT64_C(1) << (i % 64);

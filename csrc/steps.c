@@ -250,7 +250,7 @@ void empty_for_good(lapse_table *t) {
     for (lapse_status status = LAPSE_MORE; status == LAPSE_MORE;) {
         size_t n;
         status = lapse_drain(t, removed, &n);
-        release_items(removed, n);
+        lapse_release(removed, n);
     }
 }
 

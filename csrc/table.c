@@ -10,6 +10,7 @@
 #include "read.h"
 
 #define LOOKUP_ROUNDS 1000u /* restarts before a comparison that always changes the table is refused */
+#define RELEASE_AHEAD 8u     /* items between fetching an object and giving it up */
 #define GOLDEN_STEP UINT64_C(0x9E3779B97F4A7C15)
 
 const char *lapse_probe_name(void) { return LAPSE_PROBE_NAME; }
@@ -183,6 +184,7 @@ static lapse_status judge_slot(lookup *l, lapse_table *t, uint32_t slot, lapse_o
 static lapse_status search_locked(lookup *l, lapse_table *t, lapse_object *key, uint64_t h) {
     segment *s = l->s;
     uint32_t g = hash_group(h, s->groups);
+    fetch_home(s, g);
     for (uint32_t n = s->groups; n > 0; n--, g = next_group(s, g)) {
         group ctrl = group_load(s->ctrl + g * GROUP_SLOTS);
         for (group_mask m = group_match(ctrl, hash_tag(h)); m; m &= m - 1) {
@@ -223,8 +225,12 @@ void lookup_end(lookup *l) {
     if (l->verdicts) forget_verdicts(l);
 }
 
-void release_items(lapse_item *items, size_t n) {
+void lapse_release(lapse_item *items, size_t n) {
     for (size_t i = 0; i < n; i++) {
+        if (i + RELEASE_AHEAD < n) {
+            PREFETCH(items[i + RELEASE_AHEAD].key);
+            PREFETCH(items[i + RELEASE_AHEAD].value);
+        }
         object_unref(items[i].key);
         object_unref(items[i].value);
     }
@@ -282,7 +288,7 @@ static NOINLINE lapse_status discard(lapse_table *t, lapse_object *key, uint64_t
     if (!gone) return why;
     if (why == LAPSE_EARLY) COUNT(t, early);
     else COUNT(t, expirations);
-    release_items(&removed, 1);
+    lapse_release(&removed, 1);
     return why;
 }
 
@@ -386,7 +392,7 @@ static lapse_status put_record(lapse_table *t, record *r, int64_t at, lapse_obje
     else if (UNLIKELY(passed(*deadline_at(l.s, l.slot), at))) supersede(t, &l, r, &expired);
     else overwrite(&l, r, replaced);
     lookup_end(&l);
-    if (UNLIKELY(expired.key != NULL)) release_items(&expired, 1);
+    if (UNLIKELY(expired.key != NULL)) lapse_release(&expired, 1);
     return LAPSE_OK;
 }
 
@@ -430,7 +436,7 @@ lapse_status lapse_put_new(lapse_table *t, lapse_object *key, uint64_t hash, lap
     else if (status == LAPSE_OK) supersede(t, &l, &r, &expired);
     else insert_new(&l, &r);
     lookup_end(&l);
-    if (expired.key) release_items(&expired, 1);
+    if (expired.key) lapse_release(&expired, 1);
     if (!live) COUNT(t, sets);
     return live ? LAPSE_OK : LAPSE_ABSENT;
 }

@@ -129,7 +129,6 @@ typedef struct {
 segment *lock_segment(lapse_table *t, uint64_t h);
 lapse_status lookup_begin(lookup *l, lapse_table *t, lapse_object *key, uint64_t h);
 void lookup_end(lookup *l);
-void release_items(lapse_item *items, size_t n);
 void rearm(segment *s, uint32_t slot, uint64_t seq, int64_t deadline);
 lapse_status read_under_lock(lapse_table *t, lapse_object *key, uint64_t h, int64_t now, bool quiet,
                              lapse_object **value);

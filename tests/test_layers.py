@@ -21,7 +21,7 @@ PACKAGE = Path(lapse.__file__).parent
 UNITS = {
     "_core": ["_core"],
     "flight": ["flight"],
-    "caches": ["caches", "views", "sweeper"],
+    "caches": ["caches", "views", "sweeper", "forks"],
     "loading": ["loading"],
     "invalidation": ["invalidation"],
     "sources": ["sources"],

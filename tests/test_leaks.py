@@ -131,7 +131,7 @@ FAILURES: dict[str, Case] = {
 }
 
 
-def references(*objects: Any, before: list[int] | None = None) -> list[int]:
+def references(objects: list[Any], before: list[int] | None = None) -> list[int]:
     """The reference counts; where they differ from `before`, after a garbage collection."""
     counts = [sys.getrefcount(each) for each in objects]
     if before is not None and counts != before:
@@ -146,11 +146,11 @@ def test_no_call_leaks(make, name):
     cache, key, value = make(), Canary(), Canary()
     CASES[name](cache, key, value)
     cache.clear()
-    before = references(key, value, cache, type(cache))
+    before = references([key, value, cache, type(cache)])
     for _ in range(TURNS):
         CASES[name](cache, key, value)
         cache.clear()
-    after = references(key, value, cache, type(cache), before=before)
+    after = references([key, value, cache, type(cache)], before)
     assert after == before
 
 
@@ -168,11 +168,11 @@ def test_no_failure_leaks(make, name):
 
     turn()
     cache.clear()
-    before = references(key, value, cache, type(cache))
+    before = references([key, value, cache, type(cache)])
     for _ in range(TURNS):
         turn()
         cache.clear()
-    after = references(key, value, cache, type(cache), before=before)
+    after = references([key, value, cache, type(cache)], before)
     assert after == before
 
 
@@ -182,7 +182,7 @@ def test_a_dead_cache_releases_its_entries(make):
     cache = make()
     cache_class = type(cache)
     del cache
-    before = references(key, value, cache_class)
+    before = references([key, value, cache_class])
     for _ in range(TURNS):
         cache = make()
         cache.set(key, value)
@@ -190,23 +190,23 @@ def test_a_dead_cache_releases_its_entries(make):
         iterator = iter(cache.items())
         next(iterator)
         del cache, iterator
-    after = references(key, value, cache_class, before=before)
+    after = references([key, value, cache_class], before)
     assert after == before
 
 
 def test_each_entry_holds_one_reference(cache):
     """A stored key and a stored value have one reference more, however the table grows."""
     key, values = Canary(), [Canary() for _ in range(100)]
-    before = references(key, *values)
+    before = references([key, *values])
     cache.set(key, None)
     cache.set_many(enumerate(values))
     cache.set_many((n, n) for n in range(1000, 4000))
-    stored = references(key, *values)
+    stored = references([key, *values])
     assert stored == [count + 1 for count in before]
     cache.delete_many(range(50))
     cache.clock.advance(10)
     cache.expire()
-    after = references(key, *values, before=before)
+    after = references([key, *values], before)
     assert after == before
 
 

@@ -101,7 +101,7 @@ static size_t sweep_everything(lapse_table *t, int64_t now) {
     lapse_status status;
     do {
         status = lapse_sweep(t, &cursor, now, LAPSE_STEP, removed, &n);
-        release_items(removed, n);
+        lapse_release(removed, n);
         all += n;
     } while (status == LAPSE_MORE);
     return all;
@@ -114,7 +114,7 @@ static void clear(lapse_table *t) {
     CHECK(lapse_detach(t) == LAPSE_OK);
     do {
         status = lapse_drain(t, removed, &n);
-        release_items(removed, n);
+        lapse_release(removed, n);
     } while (status == LAPSE_MORE);
 }
 
@@ -193,7 +193,7 @@ static void test_equal_hashes(void) {
     lapse_item removed;
     for (uint32_t i = 0; i < EQUALS; i += 2) {
         CHECK(lapse_delete(t, &objects[i], 77, 1, &removed) == LAPSE_OK);
-        release_items(&removed, 1);
+        lapse_release(&removed, 1);
     }
     CHECK(lapse_check(t));
     for (uint32_t i = 1; i < EQUALS; i += 2) CHECK(holds(t, &objects[i], 77, &objects[i], 1));
@@ -305,11 +305,11 @@ static void test_time_going_backwards(void) {
             lapse_item before, after;
             if (n % 3) put(t, &objects[i], i, &objects[i], 1 + random_below(&random, 900), now);
             if (lapse_peek(t, &objects[i], i, 0, &before) != LAPSE_OK) continue;
-            release_items(&before, 1);
+            lapse_release(&before, 1);
             if (lapse_get(t, &objects[i], i, now, &value) == LAPSE_OK) {
                 object_unref(value);
                 CHECK(lapse_peek(t, &objects[i], i, 0, &after) == LAPSE_OK);
-                release_items(&after, 1);
+                lapse_release(&after, 1);
                 CHECK(after.deadline >= before.deadline);
             }
             if (n % 7 == 0) sweep_everything(t, now / 2);
@@ -334,7 +334,7 @@ static void test_jitter_only_shortens(void) {
         CHECK(lapse_peek(t, &key, 1, 0, &item) == LAPSE_OK);
         least = item.deadline < least ? item.deadline : least;
         most = item.deadline > most ? item.deadline : most;
-        release_items(&item, 1);
+        lapse_release(&item, 1);
     }
     CHECK(least > 750000 && least < 760000 && most > 990000 && most <= 1000000);
     lapse_table_free(t);
@@ -398,7 +398,7 @@ static int delete_probed(lapse_object *stored, lapse_object *key) {
         int (*hook)(lapse_object *, lapse_object *) = stored->on_equal;
         stored->on_equal = NULL; /* the deletion below compares too */
         lapse_object twin = {.references = 1, .id = stored->id, .needs_asking = true};
-        if (lapse_delete(stage.t, &twin, HASH, 1, &removed) == LAPSE_OK) release_items(&removed, 1);
+        if (lapse_delete(stage.t, &twin, HASH, 1, &removed) == LAPSE_OK) lapse_release(&removed, 1);
         stored->on_equal = hook;
     }
     return stored->id == key->id;
@@ -437,7 +437,7 @@ static void each_lookup(lapse_object *key, lapse_status *out) {
     if (out[0] == LAPSE_OK) object_unref(value);
     out[1] = lapse_has(stage.t, key, HASH, 1);
     out[2] = lapse_peek(stage.t, key, HASH, 1, &item);
-    if (out[2] == LAPSE_OK) release_items(&item, 1);
+    if (out[2] == LAPSE_OK) lapse_release(&item, 1);
     out[3] = lapse_touch(stage.t, key, HASH, 500, 1);
     out[4] = lapse_exchange(stage.t, key, HASH, &stage.objects[1], fresh, 1, &replaced);
     if (out[4] == LAPSE_OK) object_unref(replaced);
@@ -446,7 +446,7 @@ static void each_lookup(lapse_object *key, lapse_status *out) {
     out[6] = lapse_put(stage.t, key, HASH, fresh, 500, 1, &replaced);
     if (out[6] == LAPSE_OK && replaced) object_unref(replaced);
     out[7] = lapse_delete(stage.t, key, HASH, 1, &item);
-    if (out[7] == LAPSE_OK) release_items(&item, 1);
+    if (out[7] == LAPSE_OK) lapse_release(&item, 1);
 }
 
 /* Run each lookup with a comparison that acts in its first `most` calls, again and again. */
@@ -464,7 +464,7 @@ static void run_hook(equal_hook hook, uint32_t most) {
         CHECK(lapse_check(stage.t));
         key.on_equal = NULL;
         lapse_item removed; /* `key` is on the stack: no trace of it may stay */
-        if (lapse_delete(stage.t, &key, HASH, 1, &removed) == LAPSE_OK) release_items(&removed, 1);
+        if (lapse_delete(stage.t, &key, HASH, 1, &removed) == LAPSE_OK) lapse_release(&removed, 1);
         CHECK(key.references == 1);
     }
     stage_close(2200);
@@ -497,7 +497,7 @@ static int replace_probed(lapse_object *stored, lapse_object *key) {
     lapse_object twin = {.references = 1, .id = 1, .needs_asking = true};
     lapse_object *next = &stage.objects[2 + ++stage.calls % 40];
     CHECK(lapse_delete(stage.t, &twin, HASH, 1, &removed) == LAPSE_OK);
-    release_items(&removed, 1);
+    lapse_release(&removed, 1);
     put(stage.t, next, HASH, next, LAPSE_NEVER, 1);
     return stored->id == key->id;
 }
@@ -592,7 +592,7 @@ static void delete_on_death(lapse_object *o) {
     o->references = 1;
     if (!stage_acts()) return;
     for (uint32_t i = 0; i < 40; i++)
-        if (lapse_delete(stage.t, &stage.objects[i], i, 1, &removed) == LAPSE_OK) release_items(&removed, 1);
+        if (lapse_delete(stage.t, &stage.objects[i], i, 1, &removed) == LAPSE_OK) lapse_release(&removed, 1);
 }
 
 /* Fill the table with keys that only it holds, so that removing one runs `hook`. */

@@ -352,7 +352,7 @@ cdef class Cache:
         while status == LAPSE_MORE and gone < left:
             status = lapse_sweep(t, &cursor, now, left - gone, removed, &n)
             gone += n
-            release(removed, n)
+            lapse_release(removed, n)
             let_others_run(&since)
         return gone
 
@@ -427,7 +427,7 @@ cdef void drain(lapse_table *t) noexcept:
     cdef lapse_status status = LAPSE_MORE
     while status == LAPSE_MORE:
         status = lapse_drain(t, removed, &n)
-        release(removed, n)
+        lapse_release(removed, n)
         let_others_run(&since)
 
 
@@ -491,7 +491,7 @@ cdef class Walk:
         self.at = lapse_now(opened(cache), now_of(cache))
 
     def __dealloc__(self):
-        release(self.items + self.used, self.filled - self.used)
+        lapse_release(self.items + self.used, self.filled - self.used)
         free(self.items)
 
     def __iter__(self):

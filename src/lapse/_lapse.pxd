@@ -95,12 +95,17 @@ cdef extern from "lapse.h" nogil:
                                size_t room, size_t *n)
     lapse_status lapse_pop_any(lapse_table *t, uint64_t *cursor, int64_t now, lapse_item *removed)
 
+
+
 cdef extern from "clock.h" nogil:
     int64_t clock_coarse()
     int64_t clock_precise()
 
 cdef extern from "scan.h" nogil:
     const char *scan_name()
+
+cdef extern from "lapse.h":
+    void lapse_release(lapse_item *items, size_t n)
 
 cdef extern from "_fast.h":
     int fast_install(type cache_type) except -1

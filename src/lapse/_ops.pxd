@@ -27,13 +27,6 @@ cdef inline object taken(PyObject *owned):
     return value
 
 
-cdef inline void release(lapse_item *items, size_t n) noexcept:
-    cdef size_t i
-    for i in range(n):
-        Py_XDECREF(items[i].key)
-        Py_XDECREF(items[i].value)
-
-
 cdef inline object op_get(lapse_table *t, object key, int64_t now, object missing):
     """A counted read: the value or `missing`."""
     cdef PyObject *value = NULL
@@ -77,7 +70,7 @@ cdef inline bint op_deadline(lapse_table *t, object key, int64_t now, int64_t *d
     if status != LAPSE_OK:
         return False
     deadline[0] = item.deadline
-    release(&item, 1)
+    lapse_release(&item, 1)
     return True
 
 
