@@ -77,7 +77,7 @@ INLINE probe_result probe_segment(const lapse_table *t, view v, lapse_object *ke
     const segment *s = v.s;
     uint32_t groups = RELAXED(&s->groups), g = hash_group(h, groups);
     uint8_t tag = hash_tag(h);
-    PREFETCH(entry_at(s, g * GROUP_SLOTS));
+    fetch_home(s, g);
     for (uint32_t n = groups; n > 0; n--) {
         group ctrl = group_load(s->ctrl + g * GROUP_SLOTS);
         for (group_mask m = group_match(ctrl, tag); m; m &= m - 1) {
@@ -182,7 +182,7 @@ INLINE lapse_object *read_quickly(lapse_table *t, const lapse_object *key, uint6
     if ((seq & 1) || !segment_covers(s, h)) return NULL;
 #endif
     uint32_t first = hash_group(h, RELAXED(&s->groups)) * GROUP_SLOTS;
-    PREFETCH(entry_at(s, first)); /* translate the page's address while the control words come */
+    fetch_home(s, first / GROUP_SLOTS);
     group_mask m = group_match(group_load(s->ctrl + first), hash_tag(h));
     if (UNLIKELY(m == 0)) return NULL;
     uint32_t slot = first + mask_slot(m);

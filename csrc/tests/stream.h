@@ -47,16 +47,23 @@ typedef struct {
     bool walked, due; /* yielded by the walk under way; must be */
 } naive;
 
+/* An entry that a clear put aside: it comes back by a drain, or if it had expired it may have gone before. */
+typedef struct {
+    lapse_object *key, *value;
+    bool expired;
+} put_aside;
+
 typedef struct {
     lapse_table *t;
     lapse_config config;
-    int64_t now, detached_at, walk_at;
+    int64_t now, walk_at;
     uint64_t sweep_cursor, walk_cursor, pop_cursor;
-    uint64_t buried, lapsed; /* live entries put aside; expired entries that the table must count */
+    uint64_t lapsed; /* expired entries that the table must count */
     lapse_counters counters;
     lapse_object keys[IDS][TWINS], values[VALUES];
     uint64_t hashes[IDS];
     naive map[IDS];
+    put_aside buried[IDS];
 } world;
 
 /* The n-th number whose mixed hash begins with ten zero bits. */
@@ -372,18 +379,22 @@ static void op_sweep_all(world *w, source *from) {
     sweep_all(w);
 }
 
+static void unbury_one(world *w, const lapse_item *item) {
+    put_aside *a = &w->buried[item->key->id];
+    CHECK(a->key == item->key && a->value == item->value);
+    w->lapsed -= a->expired; /* handed out, so not counted as an expiration */
+    a->key = NULL;
+    give_up(item);
+}
+
 static lapse_status drain_step(world *w) {
     lapse_item removed[LAPSE_STEP];
     size_t n;
     lapse_status status = lapse_drain(w->t, removed, &n);
     CHECK(n <= LAPSE_STEP);
-    for (size_t i = 0; i < n; i++) {
-        bool expired = removed[i].deadline != LAPSE_NEVER && removed[i].deadline <= w->detached_at;
-        if (expired) w->lapsed--; /* handed out, so not counted as an expiration */
-        else w->buried--;
-        give_up(&removed[i]);
-    }
-    if (status == LAPSE_OK) CHECK(w->buried == 0);
+    for (size_t i = 0; i < n; i++) unbury_one(w, &removed[i]);
+    if (status == LAPSE_OK)
+        for (uint32_t id = 0; id < IDS; id++) CHECK(w->buried[id].key == NULL || w->buried[id].expired);
     return status;
 }
 
@@ -396,12 +407,19 @@ static void drain_all(world *w) {
     while (drain_step(w) == LAPSE_MORE) continue;
 }
 
+/* Everything goes from the map to what is put aside. */
+static void bury_map(world *w) {
+    for (uint32_t id = 0; id < IDS; id++) {
+        naive *n = &w->map[id];
+        w->buried[id] = (put_aside){n->key, n->value, n->key != NULL && over(n, w->now)};
+        forget(w, n);
+    }
+}
+
 static void op_clear(world *w, source *from) {
     drain_all(w);
-    w->buried = count_live(w);
-    w->detached_at = w->now;
     CHECK(lapse_detach(w->t) == LAPSE_OK);
-    for (uint32_t id = 0; id < IDS; id++) forget(w, &w->map[id]);
+    bury_map(w);
     if (choose(from, 2)) drain_all(w);
 }
 

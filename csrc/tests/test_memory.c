@@ -126,17 +126,11 @@ static void check_whole(world *w) {
 
 /* Clear, or leave the table as it was. */
 static bool clear_once(world *w) {
-    uint64_t live = count_live(w);
     lapse_status status = lapse_detach(w->t);
-    if (status == LAPSE_NO_MEMORY) {
-        check_whole(w);
-        return false;
-    }
-    w->buried = live;
-    w->detached_at = w->now;
-    for (uint32_t id = 0; id < IDS; id++) forget(w, &w->map[id]);
+    CHECK(status == LAPSE_OK || status == LAPSE_NO_MEMORY);
+    if (status == LAPSE_OK) bury_map(w);
     drain_all(w);
-    return true;
+    return status == LAPSE_OK;
 }
 
 /* Do a step that failed once more, with memory at hand again; it must not fail twice. */

@@ -26,7 +26,8 @@ static record new_record(const segment *s, uint32_t id, uint64_t hash, uint64_t 
                     .deadline = dice % 3 ? (int64_t)(dice % 1000) + 1 : LAPSE_NEVER,
                     .ttl = s->ttls ? (int64_t)(dice % 77) : 0,
                     .limit = s->limits ? (int64_t)(dice % 55) : LAPSE_NEVER,
-                    .own = dice % 5 == 0};
+                    .own = dice % 5 == 0,
+                    .gc = keys[id].gc || dice % 8 == 0};
 }
 
 static uint64_t hash_of(uint32_t id) { return mix_hash(id); }
@@ -77,7 +78,7 @@ static void check_entry(const segment *s, uint32_t slot) {
     const record *r = &model[found.e.key->id];
     CHECK(found.e.key == r->e.key && found.e.value == r->e.value && found.hash == r->hash);
     CHECK(found.deadline == r->deadline && found.ttl == r->ttl);
-    CHECK(found.limit == r->limit && found.own == r->own);
+    CHECK(found.limit == r->limit && found.own == r->own && found.gc == r->gc);
     CHECK(probe_reaches(s, r->hash, slot));
 }
 
@@ -161,7 +162,7 @@ static void test_overwriting_keeps_the_key(void) {
     segment *s = new_segment(16, true, true);
     insert(s, 1, hash_of(1), &random);
     for (uint32_t n = 0; n < 100; n++) {
-        record r = new_record(s, 2, hash_of(1), &random); /* another key object: not stored */
+        record r = new_record(s, 17, hash_of(1), &random); /* another key object: not stored */
         uint64_t seq = s->seq;
         write_begin(s);
         segment_write(s, (uint32_t)slot_of(s, 1), &r);
@@ -183,6 +184,22 @@ static void test_taking_all(void) {
     CHECK(segment_take_all(s, out) == filled);
     segment_reset(s, segment_slots(s));
     for (uint32_t i = 0; i < filled; i++) segment_insert(s, &out[i]);
+    write_end(s);
+    check_all(s);
+    free_segment(s);
+}
+
+static void test_discarding_all(void) {
+    uint64_t random = 14;
+    segment *s = new_segment(256, true, true);
+    uint32_t left = fill(s, &random);
+    write_begin(s);
+    for (uint32_t id = 0; left > 0; id++, left--) {
+        lapse_item gone = segment_discard(s, (uint32_t)slot_of(s, id));
+        CHECK(gone.key == &keys[id] && gone.value == model[id].e.value && s->used == left - 1);
+        model[id].e.key = NULL;
+    }
+    segment_reset(s, 256);
     write_end(s);
     check_all(s);
     free_segment(s);
@@ -315,6 +332,7 @@ int main(void) {
     RUN(test_a_slot_beside_an_empty_one_becomes_empty);
     RUN(test_overwriting_keeps_the_key);
     RUN(test_taking_all);
+    RUN(test_discarding_all);
     RUN(test_moving_all);
     RUN(test_expiry);
     RUN(test_traversal_sees_what_can_be_in_a_cycle);
