@@ -1,6 +1,6 @@
 /* Growth: what happens when a segment has no room for one more entry.
  *
- *   expired entries in it?         they go first, and that is all
+ *   expired entries in it?         they go first, at most 128, and that is all
  *   mostly tombstones?             rebuilt (a heap segment: replaced by one of its size)
  *   heap segment, < 512 slots      replaced by one of twice the slots
  *   heap segment, 512 slots        replaced by one of 1,024
@@ -9,7 +9,7 @@
  *                                  replaced by a heap segment of twice the slots
  *
  * The first few segments of a cache come from the heap, later ones from its slabs. The slowest of these
- * moves one segment's entries (about ten microseconds). Memory is asked for with no lock held; when the
+ * moves one segment's entries. Memory is asked for with no lock held; when the
  * plan has changed by the time the locks are held, the attempt ends and the caller, who loops, starts
  * over. What was supplied in vain stays with the table for the next time. */
 #include "table.h"

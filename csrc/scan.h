@@ -5,8 +5,7 @@
  * ones are scanned alike. Four bodies give the same answer: AVX2 (chosen at run time), SSE2, NEON and a
  * portable one (LAPSE_PORTABLE forces it).
  *
- * Threads: the holder of the segment's lock scans; only len() of a table that others write may see a
- * deadline change under it, and counts it as it was or as it is.
+ * Threads: the holder of the segment's lock scans, so no deadline changes meanwhile.
  */
 #ifndef LAPSE_SCAN_H
 #define LAPSE_SCAN_H

@@ -15,7 +15,8 @@
  * make one short page), or more where equal hashes forbid a split. A slab segment has eight pages for
  * 1,024 slots and uses five of them (640 slots) or all; it grows and shrinks where it is, and pages that
  * it never used are not resident. A split leaves the old segment its eight pages and gives the new one
- * five: 62 B an entry at the worst moment, 38 B at the best.
+ * five: at the worst moment, when all have just split, that is 62.7 B an entry (slab segments of a cache
+ * without further arrays: (6.5 pages + 1,408 B of header, ctrl and bitmaps) / 448).
  *
  * Invariants (segment_check() walks them)
  *   1. A slot is FULL in ctrl exactly if its key and value are set; otherwise both are NULL and its
@@ -27,7 +28,9 @@
  *   5. seq is even outside a write window, never falls, and rises with every change of ctrl or entries.
  *
  * Threads: the fields of the first cache line are read without a lock under the protocol of
- * read.h. Everything is written by the holder of `lock`, between write_begin() and write_end().
+ * read.h. Everything is written by the holder of `lock`, between write_begin() and write_end(); only
+ * a sliding deadline moves under the lock alone (rearm()), and what is outside the directory belongs to
+ * the holder of the directory lock, its window open all the while.
  */
 #ifndef LAPSE_SEGMENT_H
 #define LAPSE_SEGMENT_H

@@ -1,7 +1,7 @@
 /* Slabs: where the segments of a large cache live. One slab is 2 MiB of pages of the cache's own:
  *
  *   | sides: header + ctrl + bitmaps of segment 0, 1, 2, ... | data 0 | data 1 | ... | data n-1 |
- *     96 KiB, never given back                                 32 KiB each, page-aligned
+ *     never given back (96 KiB where data take 32 KiB each)    page-aligned
  *
  * Headers lie apart from data so that the pages of a freed segment, or those that one of 640 slots
  * does not use, can be given back to the system while the header stays readable.

@@ -70,21 +70,26 @@ static uint32_t heap_slots_for(uint32_t entries) {
     return slots;
 }
 
-/* A segment with far too many slots gives way to a smaller one on the heap: a lone one to what its
- * entries need, one that equal hashes blew up to one that can be split again. */
-static void shrink_to_heap(lapse_table *t, uint64_t h) {
-    segment *s = locate(t, h);
+/* The size of the heap segment that should take the place of `s`, which has far too many slots: a lone one
+ * shrinks to what its entries need, one that equal hashes blew up becomes one that can be split again.
+ * 0: it stays. */
+static uint32_t smaller_slots(const segment *s) {
     uint32_t used = RELAXED(&s->used), slots = s->depth > 0 ? SEGMENT_SLOTS : heap_slots_for(used);
     bool giant = segment_slots(s) > SEGMENT_SLOTS && used <= MERGE_ENTRIES;
-    if (!giant && (s->depth > 0 || slots * SPARE > segment_slots(s))) return;
-    segment *small = retired_take(t, slots);
-    if (small == NULL) small = new_heap_segment(t, slots);
-    if (small == NULL) return;
+    return giant || (s->depth == 0 && slots * SPARE <= segment_slots(s)) ? slots : 0;
+}
+
+/* Put `small` in the place of the segment that covers h, if it still should and can. */
+static bool shrink_to_heap(lapse_table *t, uint64_t h, segment *small) {
+    segment *s = locate(t, h);
+    uint32_t slots = segment_slots(small);
+    if (smaller_slots(s) != slots) return false;
     lock_take(&s->lock);
     bool fits = s->used <= slot_limit(slots);
     if (fits) replace_segment(t, s, small);
     lock_drop(&s->lock);
-    retire(t, fits ? s : small);
+    if (fits) retire(t, s);
+    return fits;
 }
 
 static void narrow(lapse_table *t, uint64_t h) {
@@ -96,14 +101,28 @@ static void narrow(lapse_table *t, uint64_t h) {
     lock_drop(&s->lock);
 }
 
-/* Give memory back around the hash h, whose segment the sweep has just left. */
-static void shrink(lapse_table *t, uint64_t h) {
+static uint32_t shrink_in_place(lapse_table *t, uint64_t h) {
     lock_take(&t->directory_lock);
     narrow(t, h);
     while (merge_at(t, h)) continue;
     directory_fit(t);
-    shrink_to_heap(t, h);
+    uint32_t slots = smaller_slots(locate(t, h));
     lock_drop(&t->directory_lock);
+    return slots;
+}
+
+/* Give memory back around the hash h, whose segment the sweep has just left. What is short of memory to
+ * do so waits for a later sweep. */
+static void shrink(lapse_table *t, uint64_t h) {
+    uint32_t slots = shrink_in_place(t, h);
+    segment *fresh = slots ? new_heap_segment(t, slots) : NULL;
+    if (fresh == NULL) return;
+    lock_take(&t->directory_lock);
+    segment *old = retired_take(t, slots);
+    if (old && !shrink_to_heap(t, h, old)) retire(t, old);
+    bool taken = old == NULL && shrink_to_heap(t, h, fresh);
+    lock_drop(&t->directory_lock);
+    if (!taken) t->config.memory->drop(fresh); /* nobody has seen it */
 }
 
 static bool roomy(const lapse_table *t, const segment *s) {

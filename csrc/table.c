@@ -40,7 +40,8 @@ lapse_table *lapse_table_new(const lapse_config *config) {
     t->mode = config->mode;
     t->own_clock = config->own_clock;
     t->locked_reads = config->locked_reads;
-    t->quick = config->mode == LAPSE_FIXED && !config->own_clock && !config->locked_reads;
+    bool locked = LAPSE_THREADS && config->locked_reads;
+    t->quick = config->mode == LAPSE_FIXED && !config->own_clock && !locked;
     t->slack = clock_slack();
     t->tick = config->own_clock ? 0 : clock_tick();
     t->random = config->seed;

@@ -41,7 +41,7 @@ static_assert(MAX_DEPTH + GROUP_HASH_BITS + TAG_BITS <= 64, "tag, group and dire
 #  define COUNTER_STRIPES 1u
 #endif
 
-/* One cache line of counters a stripe, so that threads do not bounce one line between them. */
+/* Counters in two cache lines of their own, so that threads do not bounce one between them. */
 typedef struct {
     lapse_counters c;
     uint8_t pad[2 * CACHE_LINE - sizeof(lapse_counters)];
@@ -62,7 +62,7 @@ struct lapse_table {
     segment **arrays[MAX_DEPTH + 1]; /* one directory a depth, kept for reuse */
     slab_pool pool;
     record *scratch;      /* SEGMENT_SLOTS records: where entries wait during a refit or split */
-    segment *retired;     /* free-threaded builds: heap segments for reuse */
+    segment *retired;     /* heap segments for reuse: emptied ones, and what was supplied in vain */
     segment *graveyard;   /* detached by clear, entries still inside */
     stripe counters[COUNTER_STRIPES];
 };

@@ -1,6 +1,6 @@
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from datetime import timedelta
-from typing import Any, Final, TypeVar, final, overload
+from typing import Any, Final, TypeVar, overload
 
 from _typeshed import SupportsItems
 from typing_extensions import Self, disjoint_base

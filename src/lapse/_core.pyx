@@ -127,11 +127,11 @@ cdef inline int64_t now_of(Cache self) except? -3:
 
 cdef void let_others_run(int64_t *since) noexcept:
     """Inside long work: once a millisecond, give up the GIL for a moment."""
-    if clock_coarse() - since[0] < PAUSE_AFTER:
+    if clock_precise() - since[0] < PAUSE_AFTER:
         return
     with nogil:
         pass
-    since[0] = clock_coarse()
+    since[0] = clock_precise()
 
 
 # --- The cache ---------------------------------------------------------------------------------
@@ -280,7 +280,7 @@ cdef class Cache:
         """A list of values aligned with `keys`, `default` where there is none.
 
         `keys` is any iterable of hashable keys; a one-dimensional NumPy integer array is read without
-        making an int object of each element. About 0.15 to 0.35 of the time of single reads.
+        making an int object of each element. Several times as fast as single reads.
         """
         cdef lapse_table *t = opened(self)
         cdef int64_t now = now_of(self)
@@ -342,7 +342,7 @@ cdef class Cache:
     def expire(self, limit=None):
         """Remove up to `limit` expired entries (None: all) now; how many went. Bounded steps."""
         cdef lapse_table *t = opened(self)
-        cdef int64_t now = lapse_now(t, now_of(self)), since = clock_coarse()
+        cdef int64_t now = lapse_now(t, now_of(self)), since = clock_precise()
         cdef Py_ssize_t left = INT64_MAX if limit is None else limit
         cdef Py_ssize_t gone = 0
         cdef lapse_item removed[STEP]
@@ -423,7 +423,7 @@ cdef void drain(lapse_table *t) noexcept:
     """Give up what lapse_detach() put aside."""
     cdef lapse_item removed[STEP]
     cdef size_t n = 0
-    cdef int64_t since = clock_coarse()
+    cdef int64_t since = clock_precise()
     cdef lapse_status status = LAPSE_MORE
     while status == LAPSE_MORE:
         status = lapse_drain(t, removed, &n)
