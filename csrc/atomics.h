@@ -59,11 +59,18 @@
 #  else
 #    define LAPSE_BARRIER() _ReadWriteBarrier()
 #  endif
-static __forceinline uint64_t lapse_after_load64(uint64_t v) { LAPSE_BARRIER(); return v; }
+static __forceinline uint64_t lapse_after_load64(uint64_t v) {
+    LAPSE_BARRIER();
+    return v;
+}
 #  define RELAXED(p) (*(volatile __typeof__(*(p)) *)(p))
 #  define ACQUIRE(p) ((__typeof__(*(p)))lapse_after_load64((uint64_t)RELAXED(p)))
 #  define STORE(p, v) ((void)(*(volatile __typeof__(*(p)) *)(p) = (v)))
-#  define PUBLISH(p, v) do { LAPSE_BARRIER(); STORE(p, v); } while (0)
+#  define PUBLISH(p, v)    \
+      do {                 \
+          LAPSE_BARRIER(); \
+          STORE(p, v);     \
+      } while (0)
 #  define FETCH_ADD64(p, n) ((uint64_t)_InterlockedExchangeAdd64((volatile long long *)(p), (long long)(n)))
 #  define ADD(p, n) ((void)FETCH_ADD64(p, n))
 #  define READ_FENCE() LAPSE_BARRIER()

@@ -38,9 +38,7 @@ static inline int64_t clock_tick(void) { return INTERRUPT_TICK_NS; }
 static inline int64_t clock_coarse(void) {
     return (int64_t)clock_gettime_nsec_np(CLOCK_MONOTONIC_RAW_APPROX);
 }
-static inline int64_t clock_precise(void) {
-    return (int64_t)clock_gettime_nsec_np(CLOCK_MONOTONIC_RAW);
-}
+static inline int64_t clock_precise(void) { return (int64_t)clock_gettime_nsec_np(CLOCK_MONOTONIC_RAW); }
 static inline int64_t clock_tick(void) { return 10000000; }
 #else
 #  include <time.h>

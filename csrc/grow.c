@@ -122,7 +122,8 @@ static segment **new_array(lapse_table *t, uint32_t bits) {
 static bool supply(lapse_table *t, plan p, wants w, supplies *got) {
     if (w.heap && !(got->heap = new_heap_segment(t, p.slots))) return false;
     if (w.slab && !(got->slab = pool_new_slab(&t->pool))) return false;
-    if (w.scratch && !(got->scratch = t->config.memory->grab_raw(SEGMENT_SLOTS * sizeof(record)))) return false;
+    if (w.scratch && !(got->scratch = t->config.memory->grab_raw(SEGMENT_SLOTS * sizeof(record))))
+        return false;
     return !w.array || (got->array = new_array(t, p.bits)) != NULL;
 }
 
@@ -257,8 +258,7 @@ static void split(lapse_table *t, segment *s, segment *upper) {
     segment_reset(s, segment_slots(s));
     if (upper->slab) segment_reset(upper, slots_for(count_upper(t->scratch, n, bit)));
     deepen(t, s, upper, bit);
-    for (uint32_t i = 0; i < n; i++)
-        segment_insert(t->scratch[i].hash & bit ? upper : s, &t->scratch[i]);
+    for (uint32_t i = 0; i < n; i++) segment_insert(t->scratch[i].hash & bit ? upper : s, &t->scratch[i]);
     write_end(upper);
     directory_assign(t, upper, upper);
     write_end(s);

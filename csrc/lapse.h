@@ -128,8 +128,8 @@ void lapse_prefetch(lapse_table *t, size_t n, const uint64_t *hashes);
 
 lapse_status lapse_put(lapse_table *t, lapse_object *key, uint64_t hash, lapse_object *value, int64_t ttl,
                        int64_t now, lapse_object **replaced);
-lapse_status lapse_put_new(lapse_table *t, lapse_object *key, uint64_t hash, lapse_object *value,
-                           int64_t ttl, int64_t now, lapse_object **present);
+lapse_status lapse_put_new(lapse_table *t, lapse_object *key, uint64_t hash, lapse_object *value, int64_t ttl,
+                           int64_t now, lapse_object **present);
 lapse_status lapse_put_item(lapse_table *t, const lapse_item *item, uint64_t hash, int64_t now,
                             lapse_object **replaced);
 lapse_status lapse_exchange(lapse_table *t, lapse_object *key, uint64_t hash, lapse_object *expected,

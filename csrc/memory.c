@@ -18,9 +18,7 @@
 
 static void *grab_raw(size_t bytes) { return _aligned_malloc(bytes, GRAB_ALIGN); }
 static void drop(void *p) { _aligned_free(p); }
-static void *map(size_t bytes) {
-    return VirtualAlloc(NULL, bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
-}
+static void *map(size_t bytes) { return VirtualAlloc(NULL, bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE); }
 static void unmap(void *p, size_t bytes) {
     (void)bytes;
     VirtualFree(p, 0, MEM_RELEASE);

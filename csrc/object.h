@@ -82,16 +82,15 @@ INLINE bool object_try_ref(lapse_object *o) {
     Py_ssize_t shared = _Py_atomic_load_ssize_relaxed(&o->ob_ref_shared);
     do {
         if (shared == 0 || shared == _Py_REF_MERGED) return false;
-    } while (!_Py_atomic_compare_exchange_ssize(&o->ob_ref_shared, &shared,
-                                                shared + (1 << _Py_REF_SHARED_SHIFT)));
+    } while (
+        !_Py_atomic_compare_exchange_ssize(&o->ob_ref_shared, &shared, shared + (1 << _Py_REF_SHARED_SHIFT)));
     return true;
 }
 INLINE void object_mark(lapse_object *o) {
     for (;;) {
         Py_ssize_t shared = _Py_atomic_load_ssize_relaxed(&o->ob_ref_shared);
         if ((shared & _Py_REF_SHARED_FLAG_MASK) != 0) return;
-        if (_Py_atomic_compare_exchange_ssize(&o->ob_ref_shared, &shared,
-                                              shared | SHARED_MAYBE_WEAKREF))
+        if (_Py_atomic_compare_exchange_ssize(&o->ob_ref_shared, &shared, shared | SHARED_MAYBE_WEAKREF))
             return;
     }
 }
@@ -101,7 +100,10 @@ typedef PyMutex lapse_lock;
 #    define lock_take(m) PyMutex_Lock(m)
 #    define lock_drop(m) PyMutex_Unlock(m)
 #  else
-INLINE bool object_try_ref(lapse_object *o) { Py_INCREF(o); return true; }
+INLINE bool object_try_ref(lapse_object *o) {
+    Py_INCREF(o);
+    return true;
+}
 INLINE void object_mark(lapse_object *o) { (void)o; }
 #  endif
 
@@ -130,7 +132,10 @@ INLINE void object_unref(lapse_object *o) {
     if (__atomic_sub_fetch(&o->references, 1, __ATOMIC_ACQ_REL) == 0 && o->on_death) o->on_death(o);
 }
 #  else
-INLINE bool object_try_ref(lapse_object *o) { o->references++; return true; }
+INLINE bool object_try_ref(lapse_object *o) {
+    o->references++;
+    return true;
+}
 INLINE void object_ref(lapse_object *o) { o->references++; }
 INLINE void object_unref(lapse_object *o) {
     if (--o->references == 0 && o->on_death) o->on_death(o);
@@ -157,7 +162,9 @@ typedef pthread_mutex_t lapse_lock;
 #endif
 
 #if !LAPSE_THREADS
-typedef struct { char unused; } lapse_lock;
+typedef struct {
+    char unused;
+} lapse_lock;
 #  define lock_init(m) ((void)(m))
 #  define lock_take(m) ((void)(m))
 #  define lock_drop(m) ((void)(m))

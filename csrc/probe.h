@@ -41,7 +41,10 @@ static inline unsigned lowest_bit(uint64_t m) {
     return (unsigned)i;
 #else
     unsigned i = 0;
-    while (!(m & 1)) { m >>= 1; i++; }
+    while (!(m & 1)) {
+        m >>= 1;
+        i++;
+    }
     return i;
 #endif
 }
@@ -86,16 +89,16 @@ INLINE group_mask group_nibbles(uint8x16_t bytes) {
     uint8x8_t narrow = vshrn_n_u16(vreinterpretq_u16_u8(bytes), 4);
     return vget_lane_u64(vreinterpret_u64_u8(narrow), 0) & NIBBLE_TOPS;
 }
-INLINE group_mask group_match(group g, uint8_t byte) {
-    return group_nibbles(vceqq_u8(g, vdupq_n_u8(byte)));
-}
+INLINE group_mask group_match(group g, uint8_t byte) { return group_nibbles(vceqq_u8(g, vdupq_n_u8(byte))); }
 INLINE group_mask group_full(group g) { return group_nibbles(vtstq_u8(g, vdupq_n_u8(CTRL_FULL))); }
 INLINE group_mask group_free(group g) { return group_full(g) ^ NIBBLE_TOPS; }
 INLINE unsigned mask_slot(group_mask m) { return lowest_bit(m) >> 2; }
 
 #else
 #  define LAPSE_PROBE_NAME "portable"
-typedef struct { uint64_t low, high; } group;
+typedef struct {
+    uint64_t low, high;
+} group;
 #  define BYTE_LOWS UINT64_C(0x7F7F7F7F7F7F7F7F)
 #  define BYTE_ONES UINT64_C(0x0101010101010101)
 #  define BIT_GATHER UINT64_C(0x0102040810204080) /* brings bit 0 of byte i to bit 56 + i */

@@ -37,8 +37,7 @@ INLINE bool view_holds(const lapse_table *t, view v) {
 }
 
 /* Compare by the user's own __eq__. `k` is owned here on every build. */
-static NOINLINE probe_result probe_ask(const lapse_table *t, view v, lapse_object *k,
-                                       lapse_object *key) {
+static NOINLINE probe_result probe_ask(const lapse_table *t, view v, lapse_object *k, lapse_object *key) {
     int equal = object_equal(k, key);
     object_unref(k);
     if (equal < 0) return PROBE_RAISED;
@@ -47,8 +46,7 @@ static NOINLINE probe_result probe_ask(const lapse_table *t, view v, lapse_objec
 }
 
 /* Is the key in this slot ours? ABSENT means: no, look on. */
-INLINE probe_result probe_slot(const lapse_table *t, view v, uint32_t slot, lapse_object *key,
-                               uint64_t h) {
+INLINE probe_result probe_slot(const lapse_table *t, view v, uint32_t slot, lapse_object *key, uint64_t h) {
     const entry *e = entry_at(v.s, slot);
     lapse_object *k = ACQUIRE(&e->key); /* acquire: pairs with PUBLISH in segment_insert() */
     if (LIKELY(k == key)) return PROBE_FOUND;

@@ -120,7 +120,8 @@ static size_t scan_sse2(const int64_t *deadlines, size_t n, int64_t now, uint64_
 #  include <arm_neon.h>
 
 static size_t scan_neon(const int64_t *deadlines, size_t n, int64_t now, uint64_t *bits, uint64_t *next) {
-    const uint64x2_t one = vdupq_n_u64(1), limit = vdupq_n_u64((uint64_t)now), never = vdupq_n_u64(RANK_NEVER);
+    const uint64x2_t one = vdupq_n_u64(1), limit = vdupq_n_u64((uint64_t)now),
+                     never = vdupq_n_u64(RANK_NEVER);
     uint64x2_t least = never;
     size_t found = 0;
     for (size_t base = 0; base < n; base += WORD_BITS) {

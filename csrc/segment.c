@@ -177,16 +177,16 @@ lapse_item segment_discard(segment *s, uint32_t slot) {
 }
 
 /* For each full slot; control words are left to the caller. */
-#define FOR_EACH_FULL(s, slot)                                                                        \
-    for (uint32_t g_ = 0; g_ < (s)->groups; g_++)                                                     \
-        for (group_mask m_ = group_full(group_load((s)->ctrl + g_ * GROUP_SLOTS)); m_; m_ &= m_ - 1)  \
+#define FOR_EACH_FULL(s, slot)                                                                       \
+    for (uint32_t g_ = 0; g_ < (s)->groups; g_++)                                                    \
+        for (group_mask m_ = group_full(group_load((s)->ctrl + g_ * GROUP_SLOTS)); m_; m_ &= m_ - 1) \
             for (uint32_t slot = g_ * GROUP_SLOTS + mask_slot(m_), once_ = 1; once_; once_ = 0)
 
 /* Move every entry into `out` (room for segment_slots()). Inside the write window; the caller then
  * resets the segment. Returns how many there were. */
 uint32_t segment_take_all(segment *s, record *out) {
     uint32_t n = 0;
-    FOR_EACH_FULL(s, slot) {
+    FOR_EACH_FULL (s, slot) {
         segment_read(s, slot, &out[n++]);
         blank_slot(s, slot);
     }
@@ -196,7 +196,7 @@ uint32_t segment_take_all(segment *s, record *out) {
 /* Move every entry of `from` into `to`, which has the room. Inside both write windows. */
 void segment_move_all(segment *from, segment *to) {
     record r;
-    FOR_EACH_FULL(from, slot) {
+    FOR_EACH_FULL (from, slot) {
         segment_read(from, slot, &r);
         blank_slot(from, slot);
         segment_insert(to, &r);
@@ -276,6 +276,5 @@ bool segment_check(const segment *s) {
         own += bit_test(s->own, slot);
     }
     return used == s->used && tombstones == s->tombstones && gc == s->gc_count && own == s->own_count &&
-           s->seq % 2 == 0 &&
-           used + tombstones <= slot_limit(segment_slots(s));
+           s->seq % 2 == 0 && used + tombstones <= slot_limit(segment_slots(s));
 }

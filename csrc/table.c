@@ -423,8 +423,8 @@ lapse_status lapse_put_item(lapse_table *t, const lapse_item *item, uint64_t has
 
 /* Store only if there is no live entry. ABSENT: stored. OK: there is one, and `*present` is a new
  * reference to its value. NO_MEMORY, RAISED or BUSY. */
-lapse_status lapse_put_new(lapse_table *t, lapse_object *key, uint64_t hash, lapse_object *value,
-                           int64_t ttl, int64_t now, lapse_object **present) {
+lapse_status lapse_put_new(lapse_table *t, lapse_object *key, uint64_t hash, lapse_object *value, int64_t ttl,
+                           int64_t now, lapse_object **present) {
     record r = {.e = {key, value}, .hash = mix_hash(hash)};
     int64_t at = lapse_now(t, now);
     lookup l;
@@ -489,7 +489,8 @@ lapse_status lapse_touch(lapse_table *t, lapse_object *key, uint64_t hash, int64
 
 /* Take an entry out. OK: it was live; EXPIRED: it was not any more. Both fill `removed`. ABSENT, RAISED
  * and BUSY do not. */
-lapse_status lapse_delete(lapse_table *t, lapse_object *key, uint64_t hash, int64_t now, lapse_item *removed) {
+lapse_status lapse_delete(lapse_table *t, lapse_object *key, uint64_t hash, int64_t now,
+                          lapse_item *removed) {
     lookup l;
     lapse_status status = lookup_begin(&l, t, key, mix_hash(hash));
     if (status != LAPSE_OK && status != LAPSE_ABSENT) return status;

@@ -105,7 +105,9 @@ INLINE uint64_t structure_of(const lapse_table *t) {
 
 /* --- Directory --- */
 
-INLINE segment **directory_array(uint64_t word) { return (segment **)(uintptr_t)(word & ~(uint64_t)SHIFT_MASK); }
+INLINE segment **directory_array(uint64_t word) {
+    return (segment **)(uintptr_t)(word & ~(uint64_t)SHIFT_MASK);
+}
 INLINE uint32_t directory_bits(uint64_t word) { return 63u - (uint32_t)(word & SHIFT_MASK); }
 INLINE segment *locate(const lapse_table *t, uint64_t h) {
     uint64_t word = ACQUIRE(&t->directory); /* acquire: pairs with PUBLISH in grow.c */

@@ -327,3 +327,13 @@ def test_the_native_clock_is_monotonic_time():
     cache.set("a", 1, ttl=1000)
     left = cache.expires_in("a")
     assert 1000 - (time.monotonic() - before) - 1e-3 <= left <= 1000
+
+
+def test_a_key_named_like_a_ttl(make, clock):
+    """A key that ends in `_ttl` is a key like any other beside one with a ttl of its own."""
+    cache = make(clock=clock)
+    cache.set("a", 1, ttl=5)
+    cache.set("a_ttl", 2)
+    assert (cache["a"], cache["a_ttl"]) == (1, 2)
+    assert sorted(cache) == ["a", "a_ttl"]
+    assert cache.expires_in("a") == 5

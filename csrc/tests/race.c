@@ -99,7 +99,9 @@ static uint32_t choose_id(actor *a) {
 
 /* A key to look up with: nobody else's, on the caller's stack. */
 static lapse_object key_for(uint32_t id) {
-    return (lapse_object){.references = 1, .id = id, .needs_asking = id % 11 == 0,
+    return (lapse_object){.references = 1,
+                          .id = id,
+                          .needs_asking = id % 11 == 0,
                           .on_equal = id % 11 == 0 ? ask_slowly : NULL};
 }
 
@@ -112,9 +114,7 @@ static void judge_value(actor *a, uint32_t id, const lapse_object *value, int64_
     a->seen++;
 }
 
-static bool is_answer(lapse_status status) {
-    return status <= LAPSE_EARLY || status == LAPSE_BUSY;
-}
+static bool is_answer(lapse_status status) { return status <= LAPSE_EARLY || status == LAPSE_BUSY; }
 
 /* --- Writers --- */
 

@@ -243,8 +243,13 @@ static void op_put_item(world *w, source *from) {
     CHECK(replaced == old);
     if (replaced) object_unref(replaced);
     forget(w, o.n);
-    *o.n = (naive){.key = item.key, .value = item.value, .deadline = item.deadline, .ttl = item.ttl,
-                   .limit = item.limit, .own = item.own_ttl, .walked = o.n->walked};
+    *o.n = (naive){.key = item.key,
+                   .value = item.value,
+                   .deadline = item.deadline,
+                   .ttl = item.ttl,
+                   .limit = item.limit,
+                   .own = item.own_ttl,
+                   .walked = o.n->walked};
 }
 
 static void op_exchange(world *w, source *from) {
@@ -533,10 +538,10 @@ typedef struct {
 } operation;
 
 static const operation operations[] = {
-    {'p', op_put},      {'n', op_put_new}, {'i', op_put_item}, {'x', op_exchange},  {'t', op_touch},
-    {'d', op_delete},   {'g', op_get},     {'h', op_has},      {'k', op_peek},      {'b', op_block},
-    {'s', op_sweep},    {'S', op_sweep_all}, {'c', op_clear},  {'r', op_drain},     {'o', op_pop},
-    {'w', op_walk},     {'+', op_time},    {'L', op_late},
+    {'p', op_put},    {'n', op_put_new},   {'i', op_put_item}, {'x', op_exchange}, {'t', op_touch},
+    {'d', op_delete}, {'g', op_get},       {'h', op_has},      {'k', op_peek},     {'b', op_block},
+    {'s', op_sweep},  {'S', op_sweep_all}, {'c', op_clear},    {'r', op_drain},    {'o', op_pop},
+    {'w', op_walk},   {'+', op_time},      {'L', op_late},
 };
 
 /* Do one of the operations that `letters` names, all equally likely. */

@@ -15,19 +15,19 @@
 static const char *test_name = "no test";
 static unsigned tests_run;
 
-#define CHECK(condition)                                                                         \
-    do {                                                                                         \
-        if (!(condition)) {                                                                      \
+#define CHECK(condition)                                                                             \
+    do {                                                                                             \
+        if (!(condition)) {                                                                          \
             fprintf(stderr, "%s:%d: %s: not true: %s\n", __FILE__, __LINE__, test_name, #condition); \
-            abort();                                                                             \
-        }                                                                                        \
+            abort();                                                                                 \
+        }                                                                                            \
     } while (0)
 
-#define RUN(test)                                                                                \
-    do {                                                                                         \
-        test_name = #test;                                                                       \
-        test();                                                                                  \
-        tests_run++;                                                                             \
+#define RUN(test)          \
+    do {                   \
+        test_name = #test; \
+        test();            \
+        tests_run++;       \
     } while (0)
 
 static inline int tests_done(void) {

@@ -134,13 +134,13 @@ static bool clear_once(world *w) {
 }
 
 /* Do a step that failed once more, with memory at hand again; it must not fail twice. */
-#define RETRY(w, step)                                                                           \
-    do {                                                                                         \
-        if (step) break;                                                                         \
-        check_whole(w);                                                                          \
-        CHECK(!ledger.fail_after || !(step)); /* as long as memory is short */                   \
-        expect_no_failures();                                                                    \
-        CHECK(step);                                                                             \
+#define RETRY(w, step)                                                         \
+    do {                                                                       \
+        if (step) break;                                                       \
+        check_whole(w);                                                        \
+        CHECK(!ledger.fail_after || !(step)); /* as long as memory is short */ \
+        expect_no_failures();                                                  \
+        CHECK(step);                                                           \
     } while (0)
 
 /* Grow through every kind of segment, shrink, clear, and grow again. Answers how many requests for
@@ -205,7 +205,8 @@ static void test_everything_is_given_back(void) {
         expect_no_failures();
         world *w = world_new(&config, SPREAD, false);
         source from = {.random = (uint64_t)mode};
-        for (uint32_t n = 0; n < 30000; n++) world_step(w, &from, n / 5000 % 2 ? "dosSL++rwc" : "pppppppnix+");
+        for (uint32_t n = 0; n < 30000; n++)
+            world_step(w, &from, n / 5000 % 2 ? "dosSL++rwc" : "pppppppnix+");
         world_free(w);
         CHECK(ledger.held == 0);
     }

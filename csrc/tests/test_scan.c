@@ -47,8 +47,14 @@ static void check_all(size_t n, int64_t now) {
 }
 
 static int64_t edge(uint64_t *random, int64_t now) {
-    const int64_t edges[] = {0, 1, now > 1 ? now - 1 : 1, now, now + (now < INT64_MAX), INT64_MAX,
-                             INT64_MAX - 1, (int64_t)(random_word(random) >> 1)};
+    const int64_t edges[] = {0,
+                             1,
+                             now > 1 ? now - 1 : 1,
+                             now,
+                             now + (now < INT64_MAX),
+                             INT64_MAX,
+                             INT64_MAX - 1,
+                             (int64_t)(random_word(random) >> 1)};
     return edges[random_below(random, sizeof edges / sizeof *edges)];
 }
 

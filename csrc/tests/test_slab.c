@@ -27,7 +27,8 @@ static void counting_unmap(void *p, size_t bytes) {
     mapped -= bytes;
     lapse_system_memory.unmap(p, bytes);
 }
-static const lapse_memory counting = {counting_grab, counting_grab, counting_drop, counting_map, counting_unmap};
+static const lapse_memory counting = {counting_grab, counting_grab, counting_drop, counting_map,
+                                      counting_unmap};
 
 static slab_pool new_pool(uint32_t kind) {
     slab_pool p;

@@ -81,7 +81,8 @@ static void check_untouched(const lapse_object *objects, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) CHECK(objects[i].references == 1);
 }
 
-static void put(lapse_table *t, lapse_object *key, uint64_t hash, lapse_object *value, int64_t ttl, int64_t now) {
+static void put(lapse_table *t, lapse_object *key, uint64_t hash, lapse_object *value, int64_t ttl,
+                int64_t now) {
     lapse_object *replaced;
     CHECK(lapse_put(t, key, hash, value, ttl, now, &replaced) == LAPSE_OK);
     if (replaced) object_unref(replaced);
@@ -460,7 +461,8 @@ static void run_hook(equal_hook hook, uint32_t most) {
         stage.most = most;
         each_lookup(&key, out);
         CHECK(stage.calls > 0);
-        for (int i = 0; i < 8; i++) CHECK(out[i] == LAPSE_OK || out[i] == LAPSE_ABSENT || out[i] == LAPSE_BUSY);
+        for (int i = 0; i < 8; i++)
+            CHECK(out[i] == LAPSE_OK || out[i] == LAPSE_ABSENT || out[i] == LAPSE_BUSY);
         CHECK(lapse_check(stage.t));
         key.on_equal = NULL;
         lapse_item removed; /* `key` is on the stack: no trace of it may stay */

@@ -87,7 +87,8 @@ INLINE PyObject *quick_value(PyObject *self, PyObject *key) {
     return value;
 }
 
-static NOINLINE PyObject *get_fully(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names) {
+static NOINLINE PyObject *get_fully(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                                    PyObject *names) {
     /* The table outlives a close() by the key's __hash__: `owned` keeps it. */
     lapse_table *t = RELAXED(&((cache_head *)self)->direct);
     if (t == NULL || names != NULL || nargs < 1 || nargs > 2) return behind.get(self, args, nargs, names);
@@ -99,7 +100,8 @@ static NOINLINE PyObject *get_fully(PyObject *self, PyObject *const *args, Py_ss
     return Py_NewRef(nargs == 2 ? args[1] : Py_None);
 }
 
-NO_CANARY static PyObject *fast_get(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names) {
+NO_CANARY static PyObject *fast_get(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                                    PyObject *names) {
     if (LIKELY(names == NULL && nargs >= 1 && nargs <= 2)) {
         PyObject *value = quick_value(self, args[0]);
         if (LIKELY(value != NULL)) return value;
@@ -208,7 +210,8 @@ static int gather_small(lapse_table *t, PyObject *keys, Py_ssize_t n, PyObject *
     for (Py_ssize_t i = 0; i < n; i++) {
         PyObject *key = key_at(keys, i, n), *value = NULL;
         if (key == NULL) return -1;
-        if (LIKELY(plain_key(key))) value = read_quickly(t, key, mix_hash((uint64_t)fast_hash(key)), true, coarse);
+        if (LIKELY(plain_key(key)))
+            value = read_quickly(t, key, mix_hash((uint64_t)fast_hash(key)), true, coarse);
         if (LIKELY(value != NULL)) COUNT(t, hits);
         int failed = value == NULL && gather_one(t, key, LAPSE_NATIVE, missing, &value) < 0;
         Py_DECREF(key);
@@ -282,11 +285,11 @@ static int gather_integers(lapse_table *t, const char *data, Py_ssize_t n, Py_ss
     return 0;
 }
 
-#define LOADER(name, type)                                                                            \
-    static int64_t load_##name(const char *p) {                                                       \
-        type v;                                                                                       \
-        memcpy(&v, p, sizeof v);                                                                      \
-        return (int64_t)v;                                                                            \
+#define LOADER(name, type)                      \
+    static int64_t load_##name(const char *p) { \
+        type v;                                 \
+        memcpy(&v, p, sizeof v);                \
+        return (int64_t)v;                      \
     }
 LOADER(i8, int8_t)
 LOADER(i16, int16_t)
@@ -354,7 +357,8 @@ static PyObject *fast_gather_buffer(lapse_table *t, PyObject *keys, int64_t now,
     }
     Py_ssize_t n = view.shape[0];
     PyObject *out = filled_list(n);
-    out = finish_list(out, out && gather_integers(t, view.buf, n, view.strides[0], load, now, missing, out) < 0);
+    out = finish_list(out,
+                      out && gather_integers(t, view.buf, n, view.strides[0], load, now, missing, out) < 0);
     PyBuffer_Release(&view);
     return out;
 }
@@ -388,8 +392,7 @@ static PyMethodDef *method_of(PyTypeObject *type, const char *name) {
     return NULL;
 }
 
-static int put_in_front(PyTypeObject *type, const char *name, FastMethod entry,
-                        FastMethod *method) {
+static int put_in_front(PyTypeObject *type, const char *name, FastMethod entry, FastMethod *method) {
     PyMethodDef *def = method_of(type, name);
     if (def == NULL) return -1;
     if (def->ml_flags != (METH_FASTCALL | METH_KEYWORDS)) {

@@ -1,11 +1,12 @@
 """The three expiring caches: thin subclasses of the native one.
 
-They add constructors and what is not hot: views, copying, pickling, comparison. Every read and write
-goes straight to the native methods of `lapse._core.Cache`.
+They add constructors and what is not hot: views, copying, pickling, comparison. Every read and
+write goes straight to the native methods of `lapse._core.Cache`.
 
     TTLCache               an entry expires a fixed time after it was stored
     SlidingTTLCache        every read starts its time anew, up to `max_lifetime`
-    ProbabilisticTTLCache  near its end an entry may expire early, so that not all callers reload at once
+    ProbabilisticTTLCache  near its end an entry may expire early, so that callers do not all
+                           reload at once
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class ExpiringCache(Native[K, V]):
     def update(self, other: Any = (), /, **more: Any) -> None:
         """Store every pair of a mapping or an iterable, and the keyword arguments; default ttl."""
         if hasattr(other, "keys") and not hasattr(other, "items"):
-            other = [(key, other[key]) for key in other.keys()]
+            other = [(key, other[key]) for key in other.keys()]  # noqa: SIM118 - only keys() is known
         self.set_many(other)
         self.set_many(more)  # type: ignore[arg-type]
 
@@ -182,9 +183,9 @@ class ExpiringCache(Native[K, V]):
     def snapshot(self) -> dict[str, Any]:
         """NumPy arrays over the live entries, aligned: `key`, `remaining` and `age` (seconds).
 
-        `remaining` is inf for an entry that never expires. `age`, the time since the entry was stored
-        or touched, is NaN where the cache cannot know it: an entry with a ttl of its own in a cache
-        that does not keep each entry's ttl. Needs the extra `numpy`.
+        `remaining` is inf for an entry that never expires. `age`, the time since the entry was
+        stored or touched, is NaN where the cache cannot know it: an entry with a ttl of its own in
+        a cache that does not keep each entry's ttl. Needs the extra `numpy`.
         """
         import numpy as np
 
@@ -225,7 +226,9 @@ class ExpiringCache(Native[K, V]):
 
         twin = self._blank(self._options)
         memo[id(self)] = twin
-        twin._restore([(deepcopy(e[0], memo), deepcopy(e[1], memo), *e[2:]) for e in self._entries()])
+        twin._restore(
+            [(deepcopy(e[0], memo), deepcopy(e[1], memo), *e[2:]) for e in self._entries()]
+        )
         return twin
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -236,7 +239,7 @@ class ExpiringCache(Native[K, V]):
     # --- Lifetime of the cache itself ---
 
     def start_cleanup_thread(self) -> None:
-        """Make sure that the process's sweeper runs: it does already, unless `cleanup_interval` is None."""
+        """Put the cache under the sweeper's care, where it is already unless that is off."""
         interval = sweeper.checked_interval(self._options["cleanup_interval"])
         if interval is not None:
             sweeper.watch(self, interval)
@@ -316,9 +319,9 @@ class SlidingTTLCache(ExpiringCache[K, V]):
         max_lifetime: seconds after the last `set` at which an entry ends however often it is read;
             None = no such end.
 
-    A read moves the deadline if that gains more than a tick of the coarse clock (milliseconds), so an
-    entry may expire up to two ticks earlier than its last read suggests; under a caller's clock the
-    deadline always moves. `in`, `len` and iteration do not count as reads.
+    A read moves the deadline if that gains more than a tick of the coarse clock (milliseconds), so
+    an entry may expire up to two ticks earlier than its last read suggests; under a caller's clock
+    the deadline always moves. `in`, `len` and iteration do not count as reads.
     """
 
     __slots__ = ()
@@ -350,8 +353,8 @@ class ProbabilisticTTLCache(ExpiringCache[K, V]):
     """A cache whose entries may expire early, each reader drawing for itself.
 
     The arguments are those of TTLCache, and:
-        early_expiry_factor: 0 <= f <= 1; within the last share f of its lifetime an entry is dropped by
-            a read with a probability that grows linearly from 0 to 1.
+        early_expiry_factor: 0 <= f <= 1; within the last share f of its lifetime an entry is
+            dropped by a read with a probability that grows linearly from 0 to 1.
         beta: >= 0; how eagerly loads are repeated ahead of time once their cost is known (XFetch;
             Vattani, Chierichetti, Lowenstein, VLDB 2015).
 

@@ -1,8 +1,8 @@
 """Caches across os.fork() on a free-threaded build.
 
-There a thread may be waiting for a lock of a table at the moment of the fork, and be handed that lock
-without ever running in the child. The child makes the locks of every cache that it inherited free
-again (`lapse_after_fork()` in csrc/steps.c says why that is safe). A GIL build has no such locks.
+There a thread may be waiting for a lock of a table at the moment of the fork, and be handed that
+lock without ever running in the child. The child makes the locks of every cache that it inherited
+free again (`lapse_after_fork()` in csrc/steps.c says why that is safe). A GIL build has no locks.
 """
 
 from __future__ import annotations

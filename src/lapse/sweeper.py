@@ -1,8 +1,8 @@
 """The one thread of the process that sweeps expired entries out of every cache.
 
-It is started by the first cache that wants it, holds caches weakly, ends a while after the last one is
-gone, and is started again after a fork. Each cache is swept every `cleanup_interval` seconds of real time,
-in the bounded steps of `Cache.expire()`, so no reader or writer waits for it.
+It is started by the first cache that wants it, holds caches weakly, ends a while after the last one
+is gone, and is started again after a fork. Each cache is swept every `cleanup_interval` seconds of
+real time, in the bounded steps of `Cache.expire()`, so no reader or writer waits for it.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def checked_interval(interval: float | None) -> float | None:
 class Sweeper:
     """A thread, and a heap of (when due, tie-break, interval, weak cache).
 
-    A cache may die, or the garbage collector run, at any point here, and a finalizer may make a cache
-    and call watch(): hence the re-entrant lock, and no step that relies on the heap across such a
-    point.
+    A cache may die, or the garbage collector run, at any point here, and a finalizer may make a
+    cache and call watch(): hence the re-entrant lock, and no step that relies on the heap across
+    such a point.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """The live views of a cache: keys(), values(), items().
 
-Iterating a view is weakly consistent (see `Walk` in _core.pyx) and does not count as reading: nothing
-is re-armed, drawn or counted.
+Iterating a view is weakly consistent (see `Walk` in _core.pyx) and does not count as reading:
+nothing is re-armed, drawn or counted.
 """
 
 from __future__ import annotations
