@@ -17,8 +17,8 @@ entries of _fast.h answer the commonest calls before they come here.
 
 import os
 import sys
-from datetime import timedelta
 
+from cpython.datetime cimport import_datetime
 from cpython.object cimport PyObject
 from libc.math cimport llrint
 from libc.stdint cimport INT64_MAX, int64_t, uint64_t
@@ -26,13 +26,12 @@ from libc.stdlib cimport free, malloc
 
 from lapse._lapse cimport *
 from lapse._ops cimport *
+from lapse._times cimport lifetime
 
 FIXED = LAPSE_FIXED
 SLIDING = LAPSE_SLIDING
 PROBABILISTIC = LAPSE_PROBABILISTIC
 
-cdef int64_t SECOND = 1_000_000_000
-cdef double LONGEST = 9.2e18  # nanoseconds, about 292 years; what lies beyond never expires
 # A caller's clock may start anywhere, below zero too: its readings are moved into the middle of the
 # positive range, and held inside it.
 cdef int64_t ORIGIN = <int64_t>1 << 61
@@ -42,33 +41,10 @@ cdef object MISSING = object()
 cdef bint LOCKED_READS = os.environ.get("LAPSE_FORCE_LOCKED") == "1"
 
 
+import_datetime()
+
+
 # --- Times -------------------------------------------------------------------------------------
-
-cdef int64_t lifetime(object ttl) except? -2:
-    """A ttl in seconds (int, float or timedelta; None = default) as nanoseconds."""
-    if ttl is None:
-        return LAPSE_DEFAULT
-    cdef object nanoseconds
-    if type(ttl) is float or isinstance(ttl, float):
-        return lifetime_of_float(ttl)
-    if isinstance(ttl, timedelta):
-        nanoseconds = (ttl.days * 86400 + ttl.seconds) * SECOND + ttl.microseconds * 1000
-    elif isinstance(ttl, int) and not isinstance(ttl, bool):
-        nanoseconds = int(ttl) * SECOND
-    else:
-        raise ValueError(f"ttl must be a number of seconds, a timedelta or None, not {ttl!r}")
-    if nanoseconds <= 0:
-        raise ValueError(f"ttl must be positive, not {ttl!r}")
-    return LAPSE_NEVER if nanoseconds > LONGEST else <int64_t>nanoseconds
-
-
-cdef int64_t lifetime_of_float(double ttl) except? -2:
-    if not ttl > 0:
-        raise ValueError(f"ttl must be positive, not {ttl!r}")
-    if ttl * 1e9 > LONGEST:
-        return LAPSE_NEVER
-    return max(<int64_t>1, <int64_t>llrint(ttl * 1e9))
-
 
 cdef int64_t reading(object clock) except? -3:
     """A caller's clock as nanoseconds, moved by ORIGIN."""
