@@ -246,7 +246,10 @@ cdef class Cache:
         """Remove some live entry and return its (key, value). KeyError if the cache is empty. Atomic."""
         cdef lapse_item item
         cdef lapse_table *t = opened(self)
-        if lapse_pop_any(t, &self.pop_cursor, now_of(self), &item) != LAPSE_OK:
+        cdef uint64_t cursor = self.pop_cursor  # where to look first; any place is right
+        cdef lapse_status status = lapse_pop_any(t, &cursor, now_of(self), &item)
+        self.pop_cursor = cursor
+        if status != LAPSE_OK:
             raise KeyError("popitem(): the cache is empty")
         return taken(item.key), taken(item.value)
 

@@ -21,10 +21,10 @@ cdef inline int64_t lifetime(object ttl) except? -2:
         return LAPSE_DEFAULT
     if isinstance(ttl, float):
         return lifetime_of_float(ttl)
-    cdef object nanoseconds
+    cdef object nanoseconds, seconds
     if PyDelta_Check(ttl):
-        nanoseconds = timedelta_days(ttl) * 86400 + timedelta_seconds(ttl)
-        nanoseconds = nanoseconds * 1_000_000_000 + timedelta_microseconds(ttl) * 1000
+        seconds = <int64_t>timedelta_days(ttl) * 86400 + timedelta_seconds(ttl)
+        nanoseconds = seconds * 1_000_000_000 + timedelta_microseconds(ttl) * 1000
     elif isinstance(ttl, int) and not isinstance(ttl, bool):
         nanoseconds = int(ttl) * 1_000_000_000
     else:
