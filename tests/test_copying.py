@@ -233,3 +233,18 @@ def test_the_classes_are_generic(kind):
     assert isinstance(alias, GenericAlias)
     assert alias.__args__ == (str, int)
     assert isinstance(alias(cleanup_interval=None), cache_class)
+
+
+def test_a_copy_keeps_attributes_of_a_subclass(clock):
+    """What a subclass keeps on its instances is on their copies too."""
+
+    class Named(lapse.TTLCache):
+        """A cache with an attribute of its own and another constructor."""
+
+        def __init__(self, owner: str) -> None:
+            super().__init__(clock=clock)
+            self.owner = owner
+
+    cache = Named("ada")
+    cache["a"] = 1
+    assert (cache.copy().owner, dict(cache.copy().items())) == ("ada", {"a": 1})

@@ -138,7 +138,7 @@ class ExpiringCache(Native[K, V]):
     def __ror__(self, other: Mapping[K, V]) -> Self:
         if not isinstance(other, Mapping):
             return NotImplemented
-        merged = self._blank(self._options)
+        merged = self._blank()
         merged.update(other)
         merged._restore(self._entries())
         return merged
@@ -215,7 +215,7 @@ class ExpiringCache(Native[K, V]):
 
     def copy(self) -> Self:
         """A copy with the same settings, clock and remaining lifetimes; counters start at zero."""
-        twin = self._blank(self._options)
+        twin = self._blank()
         twin._restore(self._entries())
         return twin
 
@@ -224,7 +224,7 @@ class ExpiringCache(Native[K, V]):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         from copy import deepcopy
 
-        twin = self._blank(self._options)
+        twin = self._blank()
         memo[id(self)] = twin
         twin._restore(
             [(deepcopy(e[0], memo), deepcopy(e[1], memo), *e[2:]) for e in self._entries()]
