@@ -208,9 +208,11 @@ class ExpiringCache(Native[K, V]):
 
     # --- Copying ---
 
-    def _blank(self, options: dict[str, Any]) -> Self:
-        """An empty cache of the same class and settings."""
-        twin: Self = _remade(type(self), self._mode, options)
+    def _blank(self) -> Self:
+        """An empty cache of the same class, settings and attributes."""
+        twin: Self = _remade(type(self), self._mode, self._options)
+        for name, value in getattr(self, "__dict__", {}).items():
+            setattr(twin, name, value)
         return twin
 
     def copy(self) -> Self:
