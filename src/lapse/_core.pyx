@@ -43,7 +43,6 @@ cdef bint LOCKED_READS = os.environ.get("LAPSE_FORCE_LOCKED") == "1"
 
 import_datetime()
 
-
 # --- Times -------------------------------------------------------------------------------------
 
 cdef int64_t reading(object clock) except? -3:
@@ -280,19 +279,25 @@ cdef class Cache:
         cdef lapse_table *t = opened(self)
         cdef int64_t life = lifetime(ttl), now = lapse_now(t, now_of(self))
         cdef list pairs = list(items.items() if hasattr(items, "items") else items)
-        cdef Block block = hashes_ahead(t, [key for key, _ in pairs])
-        for i, (key, value) in enumerate(pairs):
-            op_put(t, key, block.hash_of(i), value, life, now)
+        cdef list keys = [key for key, _ in pairs]
+        cdef uint64_t hashes[BLOCK]
+        cdef Py_ssize_t i
+        for i in range(len(keys)):
+            if i % BLOCK == 0:
+                hash_block(t, keys, i, hashes)
+            op_put(t, keys[i], hashes[i % BLOCK], pairs[i][1], life, now)
 
     def delete_many(self, keys):
         """Remove every one of `keys`; how many were live."""
         cdef lapse_table *t = opened(self)
         cdef int64_t now = lapse_now(t, now_of(self))
         cdef list wanted = list(keys)
-        cdef Block block = hashes_ahead(t, wanted)
+        cdef uint64_t hashes[BLOCK]
         cdef Py_ssize_t i, gone = 0
         for i in range(len(wanted)):
-            gone += op_pop(t, wanted[i], block.hash_of(i), now, MISSING) is not MISSING
+            if i % BLOCK == 0:
+                hash_block(t, wanted, i, hashes)
+            gone += op_pop(t, wanted[i], hashes[i % BLOCK], now, MISSING) is not MISSING
         return gone
 
     def touch_many(self, keys, ttl=None):
@@ -300,10 +305,12 @@ cdef class Cache:
         cdef lapse_table *t = opened(self)
         cdef int64_t life = lifetime(ttl), now = lapse_now(t, now_of(self))
         cdef list wanted = list(keys)
-        cdef Block block = hashes_ahead(t, wanted)
+        cdef uint64_t hashes[BLOCK]
         cdef Py_ssize_t i, touched = 0
         for i in range(len(wanted)):
-            touched += op_touch(t, wanted[i], block.hash_of(i), life, now)
+            if i % BLOCK == 0:
+                hash_block(t, wanted, i, hashes)
+            touched += op_touch(t, wanted[i], hashes[i % BLOCK], life, now)
         return touched
 
     # --- The whole cache ---
@@ -410,37 +417,6 @@ cdef void drain(lapse_table *t) noexcept:
         let_others_run(&since)
 
 
-cdef class Block:
-    """The hashes of a list of keys, worked out a block ahead of their use and prefetched."""
-
-    cdef lapse_table *table
-    cdef list keys
-    cdef uint64_t hashes[BLOCK]
-    cdef Py_ssize_t start
-
-    def __cinit__(self):
-        self.start = -1
-
-    cdef uint64_t hash_of(self, Py_ssize_t i) except? 0:
-        if i // BLOCK * BLOCK != self.start:
-            self.load(i // BLOCK * BLOCK)
-        return self.hashes[i - self.start]
-
-    cdef int load(self, Py_ssize_t start) except -1:
-        cdef Py_ssize_t i, n = min(<Py_ssize_t>BLOCK, len(self.keys) - start)
-        for i in range(n):
-            self.hashes[i] = <uint64_t>fast_hash(self.keys[start + i])
-        lapse_prefetch(self.table, n, self.hashes)
-        self.start = start
-        return 0
-
-
-cdef Block hashes_ahead(lapse_table *t, list keys):
-    cdef Block block = Block()
-    block.table, block.keys = t, keys
-    return block
-
-
 # --- Iteration ---------------------------------------------------------------------------------
 
 KEYS, VALUES, ITEMS, ENTRIES = range(4)
@@ -500,10 +476,9 @@ cdef class Walk:
         self.used = self.filled = 0
         cdef size_t n = FIRST_ROOM
         cdef lapse_status status = LAPSE_NO_ROOM
-        if self.room > 0:
-            status = lapse_collect(t, &self.cursor, self.at, self.items, self.room, &n)
         while status == LAPSE_NO_ROOM:
-            self.grow(n)
+            if n > self.room:
+                self.grow(n)
             status = lapse_collect(t, &self.cursor, self.at, self.items, self.room, &n)
         self.filled = n
         self.done = status == LAPSE_OK

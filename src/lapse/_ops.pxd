@@ -138,3 +138,12 @@ cdef inline int op_restore(lapse_table *t, object key, object value, lapse_item 
         refuse(status)
     Py_XDECREF(replaced)
     return 0
+
+
+cdef inline int hash_block(lapse_table *t, list keys, Py_ssize_t start, uint64_t *hashes) except -1:
+    """Hash a block of keys before any of them is used, and fetch ahead what they will need."""
+    cdef Py_ssize_t i, n = min(<Py_ssize_t>BLOCK, len(keys) - start)
+    for i in range(n):
+        hashes[i] = <uint64_t>fast_hash(keys[start + i])
+    lapse_prefetch(t, n, hashes)
+    return 0
