@@ -115,6 +115,7 @@ typedef struct lapse_object {
     int64_t references;
     uint64_t id;
     bool needs_asking, gc;
+    const char *text; /* what object_text() answers, or NULL */
     int (*on_equal)(struct lapse_object *, struct lapse_object *);
     void (*on_death)(struct lapse_object *);
 } lapse_object;
