@@ -7,7 +7,9 @@
  *   ACQUIRE(p)   load; later accesses stay after it      PUBLISH(p, v)  store; earlier ones stay before
  *   RELAXED(p)   load, no order                          STORE(p, v)    store, no order
  *   READ_FENCE() earlier loads stay before later loads   WRITE_FENCE()  earlier stores before later stores
- *   ADD(p, n)    relaxed read-modify-write               PAUSE()        a hint inside a spin
+ *   ADD(p, n)    relaxed read-modify-write               FULL_FENCE()   nothing passes it
+ *   COMPARE_SWAP64(p, seen, v)   relaxed: store v if *p is still `seen`; was it?
+ *   PAUSE()      a hint inside a spin
  */
 #ifndef LAPSE_ATOMICS_H
 #define LAPSE_ATOMICS_H
@@ -29,8 +31,10 @@
 #  define STORE(p, v) ((void)(*(p) = (v)))
 #  define ADD(p, n) ((void)(*(p) += (n)))
 #  define FETCH_ADD64(p, n) ((*(p) += (n)) - (n))
+#  define COMPARE_SWAP64(p, seen, v) (*(p) == (seen) ? (*(p) = (v), 1) : 0)
 #  define READ_FENCE() ((void)0)
 #  define WRITE_FENCE() ((void)0)
+#  define FULL_FENCE() ((void)0)
 #  define PAUSE() ((void)0)
 
 #elif defined(__GNUC__) || defined(__clang__)
@@ -40,8 +44,13 @@
 #  define STORE(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
 #  define ADD(p, n) ((void)__atomic_fetch_add((p), (n), __ATOMIC_RELAXED))
 #  define FETCH_ADD64(p, n) __atomic_fetch_add((p), (n), __ATOMIC_RELAXED)
+static inline int lapse_compare_swap64(uint64_t *p, uint64_t seen, uint64_t v) {
+    return __atomic_compare_exchange_n(p, &seen, v, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+}
+#  define COMPARE_SWAP64(p, seen, v) lapse_compare_swap64((p), (seen), (v))
 #  define READ_FENCE() __atomic_thread_fence(__ATOMIC_ACQUIRE)
 #  define WRITE_FENCE() __atomic_thread_fence(__ATOMIC_RELEASE)
+#  define FULL_FENCE() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 #  if defined(__x86_64__) || defined(__i386__)
 #    define PAUSE() __builtin_ia32_pause()
 #  elif defined(__aarch64__)
@@ -73,8 +82,14 @@ static __forceinline uint64_t lapse_after_load64(uint64_t v) {
       } while (0)
 #  define FETCH_ADD64(p, n) ((uint64_t)_InterlockedExchangeAdd64((volatile long long *)(p), (long long)(n)))
 #  define ADD(p, n) ((void)FETCH_ADD64(p, n))
+static __forceinline int lapse_compare_swap64(uint64_t *p, uint64_t seen, uint64_t v) {
+    return (uint64_t)_InterlockedCompareExchange64((volatile long long *)p, (long long)v, (long long)seen) ==
+           seen;
+}
+#  define COMPARE_SWAP64(p, seen, v) lapse_compare_swap64((p), (seen), (v))
 #  define READ_FENCE() LAPSE_BARRIER()
 #  define WRITE_FENCE() LAPSE_BARRIER()
+#  define FULL_FENCE() MemoryBarrier()
 #  define PAUSE() YieldProcessor()
 #else
 #  error "lapse needs GCC, Clang or MSVC on a free-threaded build"

@@ -11,12 +11,15 @@ typedef struct {
     lapse_status known; /* OK: the slot holds the key. ABSENT. MORE: the plain read decides */
 } trace;
 
-static void trace_segments(const lapse_table *t, size_t n, const uint64_t *hashes, trace *at) {
+static void trace_segments(const lapse_table *t, size_t n, trace *at) {
     for (size_t i = 0; i < n; i++) {
-        at[i].h = mix_hash(hashes[i]);
         at[i].s = locate(t, at[i].h);
         PREFETCH(at[i].s);
     }
+}
+
+static void trace_hashes(size_t n, const uint64_t *hashes, trace *at) {
+    for (size_t i = 0; i < n; i++) at[i].h = mix_hash(hashes[i]);
 }
 
 static void trace_groups(size_t n, trace *at) {
@@ -77,7 +80,8 @@ void lapse_get_block(lapse_table *t, const lapse_block *keys, int64_t now, lapse
     trace at[LAPSE_BLOCK];
     size_t hits = 0, misses = 0;
     int64_t coarse = now == LAPSE_NATIVE ? clock_coarse() : 0;
-    trace_segments(t, keys->n, keys->hashes, at);
+    trace_hashes(keys->n, keys->hashes, at);
+    trace_segments(t, keys->n, at);
     trace_groups(keys->n, at);
     trace_entries(keys->n, at);
     trace_values(keys, at);
@@ -101,10 +105,22 @@ void lapse_get_block(lapse_table *t, const lapse_block *keys, int64_t now, lapse
 }
 #endif
 
-/* Bring the lines that n (at most LAPSE_BLOCK) keys will need into the cache. */
-void lapse_prefetch(lapse_table *t, size_t n, const uint64_t *hashes) {
-    trace at[LAPSE_BLOCK];
-    trace_segments(t, n, hashes, at);
+static void fetch_traced(const lapse_table *t, size_t n, trace *at) {
+    trace_segments(t, n, at);
     trace_groups(n, at);
     trace_entries(n, at);
+}
+
+/* Bring the lines that n (at most LAPSE_BLOCK) keys of these mixed hashes will need into the cache. */
+void table_prefetch(const lapse_table *t, size_t n, const uint64_t *mixed) {
+    trace at[LAPSE_BLOCK];
+    for (size_t i = 0; i < n; i++) at[i].h = mixed[i];
+    fetch_traced(t, n, at);
+}
+
+/* The same for the keys' own hashes. */
+void lapse_prefetch(lapse_table *t, size_t n, const uint64_t *hashes) {
+    trace at[LAPSE_BLOCK];
+    trace_hashes(n, hashes, at);
+    fetch_traced(t, n, at);
 }

@@ -33,6 +33,7 @@ static inline int64_t clock_precise(void) {
     return (int64_t)units * INTERRUPT_UNIT_NS;
 }
 static inline int64_t clock_tick(void) { return INTERRUPT_TICK_NS; }
+static inline void clock_pause(void) { Sleep(0); }
 #elif defined(__APPLE__)
 #  include <time.h>
 static inline int64_t clock_coarse(void) {
@@ -56,6 +57,14 @@ static inline int64_t clock_tick(void) {
     struct timespec t;
     clock_getres(CLOCK_MONOTONIC_COARSE, &t);
     return (int64_t)t.tv_sec * LAPSE_SECOND_NS + t.tv_nsec;
+}
+#endif
+
+#if !defined(_WIN32)
+/* Sleep for a moment, so that a thread that waits for what was just given up can take it. */
+static inline void clock_pause(void) {
+    const struct timespec moment = {.tv_nsec = 20000};
+    nanosleep(&moment, NULL);
 }
 #endif
 

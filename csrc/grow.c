@@ -289,10 +289,10 @@ static size_t purge(lapse_table *t, uint64_t h, int64_t now) {
     lapse_item removed[LAPSE_STEP];
     segment *s = lock_segment(t, h);
     uint32_t n = segment_expired(s, now, LAPSE_STEP, slots);
-    for (uint32_t i = 0; i < n; i++) segment_remove(s, slots[i], &removed[i]);
+    for (uint32_t i = 0; i < n; i++) table_remove(t, s, slots[i], &removed[i]);
     lock_drop(&s->lock);
     COUNT_MANY(t, expirations, n);
-    lapse_release(removed, n);
+    lapse_farewell(t, removed, n, LAPSE_BY_DEADLINE);
     return n;
 }
 

@@ -7,6 +7,10 @@
  *   deadline   int64 nanoseconds of the table's clock; live means now < deadline; 0 = never
  *   lifetime   nanoseconds from a write to the deadline; LAPSE_NEVER or a positive number
  *   sweep      the bounded removal of expired entries
+ *   tag        a name that entries bear, to be removed by; tags are compared whole
+ *   lease      the right to store what a load that began with it brings, unless it is outdated meanwhile
+ *   fence      what outdates leases: every change that covers their key or tags
+ *   pass       the bounded removal, or listing, of what patterns or a tag cover
  *   removed    an entry taken out: the caller owns its two references, and gives them up (which may
  *              run any code) only when the call has returned
  *
@@ -28,6 +32,9 @@
 /* --- Opaque types --- */
 
 typedef struct lapse_table lapse_table;
+typedef struct lapse_lease lapse_lease;
+typedef struct lapse_pass lapse_pass;
+struct lapse_pattern;
 
 /* --- Types --- */
 
@@ -40,8 +47,20 @@ typedef enum {
     LAPSE_NO_ROOM, /* the caller's array is too small */
     LAPSE_NO_MEMORY,
     LAPSE_RAISED, /* a comparison raised */
-    LAPSE_BUSY    /* the key's own comparison changed the table at every attempt */
+    LAPSE_BUSY,    /* the key's own comparison changed the table at every attempt */
+    LAPSE_OUTDATED /* the lease is not good any more: nothing was stored */
 } lapse_status;
+
+/* Why an entry, or a value, left the table. */
+typedef enum {
+    LAPSE_REPLACED,
+    LAPSE_DELETED,
+    LAPSE_BY_PATTERN,
+    LAPSE_BY_TAG,
+    LAPSE_CLEARED,
+    LAPSE_BY_DEADLINE,
+    LAPSE_BY_DRAW
+} lapse_cause;
 
 typedef enum { LAPSE_FIXED, LAPSE_SLIDING, LAPSE_PROBABILISTIC } lapse_mode;
 
@@ -56,6 +75,11 @@ typedef struct {
     void (*unmap)(void *memory, size_t bytes);
 } lapse_memory;
 
+typedef struct lapse_item lapse_item;
+
+/* Is told what has left the table, with no lock held; takes over the references of the items. */
+typedef void (*lapse_observer)(void *context, lapse_item *items, size_t n, lapse_cause cause);
+
 typedef struct {
     lapse_mode mode;
     int64_t default_ttl;  /* nanoseconds, or LAPSE_NEVER */
@@ -66,16 +90,26 @@ typedef struct {
     bool own_clock;       /* the caller passes every `now`; false: the native clock may be read */
     bool locked_reads;    /* free-threaded builds: reads take the segment's lock */
     const lapse_memory *memory; /* NULL: lapse_system_memory */
+    lapse_observer observer;    /* NULL: none */
+    void *context;              /* of the observer */
 } lapse_config;
 
-typedef struct {
+struct lapse_item {
     lapse_object *key, *value;
     int64_t deadline, ttl, limit; /* ttl, limit (the hard deadline): where the table keeps them, else 0 */
     bool own_ttl;                 /* its lifetime was not the table's default */
-} lapse_item;
+};
+
+/* Tags of one entry: exact str objects, all different, and their hashes. */
+typedef struct {
+    size_t n;
+    lapse_object *const *names;
+    const uint64_t *hashes;
+} lapse_tags;
 
 typedef struct {
     uint64_t hits, misses, sets, deletes, expirations, early, splits, merges, sweeps;
+    uint64_t replaced, by_pattern, by_tag, cleared, fenced;
 } lapse_counters;
 
 #define LAPSE_BLOCK 32 /* keys that one batched read takes at most */
@@ -130,12 +164,37 @@ lapse_status lapse_put(lapse_table *t, lapse_object *key, uint64_t hash, lapse_o
                        int64_t now, lapse_object **replaced);
 lapse_status lapse_put_new(lapse_table *t, lapse_object *key, uint64_t hash, lapse_object *value, int64_t ttl,
                            int64_t now, lapse_object **present);
-lapse_status lapse_put_item(lapse_table *t, const lapse_item *item, uint64_t hash, int64_t now,
-                            lapse_object **replaced);
+lapse_status lapse_put_tagged(lapse_table *t, lapse_object *key, uint64_t hash, lapse_object *value,
+                              int64_t ttl, const lapse_tags *tags, int64_t now, lapse_object **replaced);
+lapse_status lapse_put_item(lapse_table *t, const lapse_item *item, uint64_t hash, const lapse_tags *tags,
+                            int64_t now, lapse_object **replaced);
 lapse_status lapse_exchange(lapse_table *t, lapse_object *key, uint64_t hash, lapse_object *expected,
                             lapse_object *value, int64_t now, lapse_object **replaced);
 lapse_status lapse_touch(lapse_table *t, lapse_object *key, uint64_t hash, int64_t ttl, int64_t now);
 lapse_status lapse_delete(lapse_table *t, lapse_object *key, uint64_t hash, int64_t now, lapse_item *removed);
+
+lapse_status lapse_tags_of(lapse_table *t, lapse_object *key, uint64_t hash, int64_t now,
+                           lapse_object **names, size_t room, size_t *n);
+
+/* --- Loading --- */
+
+lapse_status lapse_lease_take(lapse_table *t, lapse_object *key, uint64_t hash, lapse_lease **out);
+bool lapse_lease_holds(lapse_table *t, const lapse_lease *l, const lapse_tags *tags);
+lapse_status lapse_fill(lapse_table *t, lapse_lease *l, lapse_object *value, int64_t ttl,
+                        const lapse_tags *tags, int64_t now, lapse_object **replaced);
+void lapse_lease_end(lapse_table *t, lapse_lease *l);
+
+/* --- Many at once, by key, pattern or tag --- */
+
+lapse_status lapse_erase_keys(lapse_table *t, size_t n, lapse_object *const *keys, const uint64_t *hashes,
+                              size_t *done, int64_t now, const uint32_t *order, uint8_t *erased);
+void lapse_sort_hashes(size_t n, const uint64_t *hashes, uint32_t *order, uint32_t *scratch);
+lapse_status lapse_pass_new(lapse_table *t, struct lapse_pattern *const *patterns, size_t n,
+                            lapse_object *tag, uint64_t tag_hash, int64_t now, bool listing,
+                            lapse_pass **out);
+lapse_status lapse_pass_step(lapse_pass *p, lapse_item *out, size_t room, size_t *n);
+const uint64_t *lapse_pass_counts(const lapse_pass *p);
+void lapse_pass_end(lapse_pass *p);
 
 /* --- Bounded steps over the whole table --- */
 
@@ -150,6 +209,9 @@ lapse_status lapse_pop_any(lapse_table *t, uint64_t *cursor, int64_t now, lapse_
 /* --- Giving up what was removed --- */
 
 void lapse_release(lapse_item *items, size_t n);
+void lapse_farewell(lapse_table *t, lapse_item *items, size_t n, lapse_cause cause);
+void lapse_farewell_value(lapse_table *t, lapse_object *key, lapse_object *value);
+size_t lapse_dismiss(lapse_table *t, lapse_item *items, size_t n, int64_t at, lapse_cause cause);
 
 /* --- Checks (builds without NDEBUG) --- */
 

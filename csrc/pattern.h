@@ -6,7 +6,8 @@
  *
  * A pattern matches a whole key of its own type, str or bytes. What Redis does with odd input holds here
  * too: an unclosed bracket ends with the pattern, a backslash at the very end is itself, the ends of a range
- * may stand in any order, "[]" matches nothing and "[^]" any unit.
+ * may stand in any order, "[]" matches nothing and "[^]" any unit. Two things differ: every star matches the
+ * empty key, which in Redis only the pattern "*" does, and units above 127 have no sign in a range.
  */
 #ifndef LAPSE_PATTERN_H
 #define LAPSE_PATTERN_H

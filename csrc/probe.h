@@ -49,6 +49,21 @@ static inline unsigned lowest_bit(uint64_t m) {
 #endif
 }
 
+/* The index of the highest bit set; m is not 0. */
+static inline unsigned highest_bit(uint32_t m) {
+#if defined(__GNUC__) || defined(__clang__)
+    return 31u - (unsigned)__builtin_clz(m);
+#elif defined(_MSC_VER)
+    unsigned long i;
+    _BitScanReverse(&i, m);
+    return (unsigned)i;
+#else
+    unsigned i = 0;
+    while (m >>= 1) i++;
+    return i;
+#endif
+}
+
 #if !defined(LAPSE_PORTABLE) && (defined(__SSE2__) || defined(_M_X64))
 #  define LAPSE_PROBE_NAME "sse2"
 #  include <emmintrin.h>

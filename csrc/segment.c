@@ -167,9 +167,10 @@ static void blank_slot(segment *s, uint32_t slot) {
     STORE(deadline_at(s, slot), LAPSE_NEVER);
 }
 
-/* Take key and value out of a slot of a segment that is out of use: no dates, no counts but `used`. */
+/* Take key, value and deadline out of a slot of a segment that is out of use: no counts but `used`. */
 lapse_item segment_discard(segment *s, uint32_t slot) {
-    lapse_item removed = {.key = entry_at(s, slot)->key, .value = entry_at(s, slot)->value};
+    lapse_item removed = {
+        .key = entry_at(s, slot)->key, .value = entry_at(s, slot)->value, .deadline = *deadline_at(s, slot)};
     blank_slot(s, slot);
     ctrl_store(s->ctrl, slot, CTRL_EMPTY);
     STORE(&s->used, s->used - 1);

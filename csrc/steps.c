@@ -140,7 +140,7 @@ static size_t sweep_segment(lapse_table *t, uint64_t *cursor, int64_t now, size_
     uint64_t h = *cursor;
     segment *s = lock_segment(t, h);
     uint32_t n = segment_expired(s, now, (uint32_t)room, slots);
-    for (uint32_t i = 0; i < n; i++) segment_remove(s, slots[i], &removed[i]);
+    for (uint32_t i = 0; i < n; i++) table_remove(t, s, slots[i], &removed[i]);
     bool done = n < room, spare = done && roomy(t, s);
     *more = done ? advance(cursor, s) : true;
     lock_drop(&s->lock);
@@ -206,7 +206,10 @@ lapse_status lapse_detach(lapse_table *t) {
     lock_take(&t->directory_lock);
     segment *old = retired_take(t, SEGMENT_MIN_SLOTS), *blank = old ? old : fresh;
     lock_take(&blank->lock);
+    fence_cleared(&t->fence); /* what is filled from here on, into a segment not yet buried, is not stored */
     bury_all(t);
+    index_put_aside(&t->index);
+    fence_cleared(&t->fence); /* nor what was loaded meanwhile */
     start_over(t, blank);
     lock_drop(&blank->lock);
     if (old) t->config.memory->drop(fresh); /* nobody has seen it */
@@ -230,6 +233,8 @@ void lapse_after_fork(lapse_table *t) {
     for (segment *s = t->retired; s; s = s->next) lock_init(&s->lock);
     for (segment *s = t->graveyard; s; s = s->next) lock_init(&s->lock);
     pool_reset_locks(&t->pool);
+    lock_init(&t->index.lock);
+    fence_reset_locks(&t->fence);
     if (burying) lapse_detach(t);
 }
 
@@ -258,6 +263,7 @@ lapse_status lapse_drain(lapse_table *t, lapse_item *removed, size_t *n) {
     }
     bool more = t->graveyard != NULL;
     lock_drop(&t->directory_lock);
+    if (!more && RELAXED(&t->index.unsettled)) more = index_settle(&t->index, t->config.memory);
     return more ? LAPSE_MORE : LAPSE_OK;
 }
 
@@ -265,6 +271,7 @@ lapse_status lapse_drain(lapse_table *t, lapse_item *removed, size_t *n) {
 void empty_for_good(lapse_table *t) {
     lapse_item removed[LAPSE_STEP];
     bury_all(t);
+    index_put_aside(&t->index);
     t->directory = 0;
     for (lapse_status status = LAPSE_MORE; status == LAPSE_MORE;) {
         size_t n;
@@ -312,12 +319,14 @@ lapse_status lapse_collect(lapse_table *t, uint64_t *cursor, int64_t now, lapse_
     return more ? LAPSE_MORE : LAPSE_OK;
 }
 
-static bool pop_from(segment *s, int64_t at, lapse_item *removed) {
+static bool pop_from(lapse_table *t, segment *s, int64_t at, lapse_item *removed) {
     for (uint32_t g = 0; g < s->groups && s->used > 0; g++)
         for (group_mask m = group_full(group_load(s->ctrl + g * GROUP_SLOTS)); m; m &= m - 1) {
             uint32_t slot = g * GROUP_SLOTS + mask_slot(m);
             if (DEADLINE_RANK(*deadline_at(s, slot)) < (uint64_t)at) continue;
-            segment_remove(s, slot, removed);
+            if (UNLIKELY(RELAXED(&t->fence.out) > 0))
+                fence_mark_key(&t->fence, *hash_at(s, slot), entry_at(s, slot)->key);
+            table_remove(t, s, slot, removed);
             return true;
         }
     return false;
@@ -326,7 +335,7 @@ static bool pop_from(segment *s, int64_t at, lapse_item *removed) {
 static bool pop_behind(lapse_table *t, uint64_t *cursor, int64_t at, lapse_item *removed) {
     for (bool more = true; more;) {
         segment *s = lock_segment(t, *cursor);
-        bool found = pop_from(s, at, removed);
+        bool found = pop_from(t, s, at, removed);
         if (!found) more = advance(cursor, s);
         lock_drop(&s->lock);
         if (found) return true;

@@ -1,10 +1,8 @@
-/* The table: making it, finding a key under the lock, and every operation on a single key. The
- * layout, the invariants and the order of locks stand in table.h.
+/* The table: making it, finding a key under the lock, and reading. The layout, the invariants and the order
+ * of locks stand in table.h; single-key writes in write.c.
  *
- * A write has one shape: lookup_begin() finds the key and leaves its segment locked, after any user
- * comparison has run outside the lock; the change is loads and stores alone; lookup_end() unlocks
- * and only then gives up what the comparisons held. What was replaced or removed is handed to the
- * caller, who gives it up when no lock is held. */
+ * Whoever needs the lock of a key's segment takes it by lookup_begin(), which runs user comparisons outside
+ * the lock, and gives it back by lookup_end(), which only then gives up what the comparisons held. */
 #include "table.h"
 
 #include "read.h"
@@ -46,6 +44,9 @@ lapse_table *lapse_table_new(const lapse_config *config) {
     t->tick = config->own_clock ? 0 : clock_tick();
     t->random = config->seed;
     lock_init(&t->directory_lock);
+    lock_init(&t->index.lock);
+    t->index.epoch = 1;
+    fence_init(&t->fence);
     bool sliding = config->mode == LAPSE_SLIDING;
     pool_init(&t->pool, memory, config->mode != LAPSE_FIXED, sliding && config->max_lifetime != LAPSE_NEVER);
     if (first_segment(t)) return t;
@@ -57,6 +58,7 @@ lapse_table *lapse_table_new(const lapse_config *config) {
 void lapse_table_free(lapse_table *t) {
     const lapse_memory *memory = t->config.memory;
     if (t->directory) empty_for_good(t);
+    fence_free(&t->fence, memory);
     while (t->retired) {
         segment *s = t->retired;
         t->retired = s->next;
@@ -95,27 +97,6 @@ lapse_status judge_early(lapse_table *t, int64_t deadline, int64_t ttl, int64_t 
     if (left >= ramp) return LAPSE_OK;
     return draw(t) < (ramp - left) / ramp ? LAPSE_EARLY : LAPSE_OK;
 }
-
-static int64_t add_capped(int64_t at, int64_t ttl) {
-    return ttl == LAPSE_NEVER || at > INT64_MAX - ttl ? LAPSE_NEVER : at + ttl;
-}
-
-static int64_t earlier(int64_t a, int64_t b) { return DEADLINE_RANK(a) < DEADLINE_RANK(b) ? a : b; }
-
-/* Fill in lifetime, deadline and hard limit of an entry that is stored at `at`. */
-static void date_record(lapse_table *t, record *r, int64_t ttl, int64_t at) {
-    const lapse_config *c = &t->config;
-    r->ttl = ttl == LAPSE_DEFAULT ? c->default_ttl : ttl;
-    r->own = c->jitter > 0 || r->ttl != c->default_ttl;
-    if (c->jitter > 0 && r->ttl != LAPSE_NEVER) {
-        r->ttl -= (int64_t)((double)r->ttl * c->jitter * draw(t));
-        if (r->ttl < 1) r->ttl = 1;
-    }
-    r->limit = add_capped(at, c->max_lifetime);
-    r->deadline = earlier(add_capped(at, r->ttl), r->limit);
-}
-
-static bool passed(int64_t deadline, int64_t at) { return DEADLINE_RANK(deadline) < (uint64_t)at; }
 
 /* --- Locking and finding --- */
 
@@ -226,6 +207,15 @@ void lookup_end(lookup *l) {
     if (l->verdicts) forget_verdicts(l);
 }
 
+/* --- Removing and giving up --- */
+
+/* Take the entry of a full slot out of the locked segment, and out of the index. */
+void table_remove(lapse_table *t, segment *s, uint32_t slot, lapse_item *removed) {
+    if (UNLIKELY(RELAXED(&t->index.active)))
+        index_forget(&t->index, *hash_at(s, slot), entry_at(s, slot)->key);
+    segment_remove(s, slot, removed);
+}
+
 void lapse_release(lapse_item *items, size_t n) {
     for (size_t i = 0; i < n; i++) {
         if (i + RELEASE_AHEAD < n) {
@@ -235,6 +225,53 @@ void lapse_release(lapse_item *items, size_t n) {
         object_unref(items[i].key);
         object_unref(items[i].value);
     }
+}
+
+/* Part with entries that have left the table for one reason: the observer gets them, if there is one. No
+ * lock is held. */
+void lapse_farewell(lapse_table *t, lapse_item *items, size_t n, lapse_cause cause) {
+    if (n > 0 && t->config.observer) t->config.observer(t->config.context, items, n, cause);
+    else lapse_release(items, n);
+    table_settle(t);
+}
+
+/* Part with a value that another one has replaced; the key is the caller's. */
+void lapse_farewell_value(lapse_table *t, lapse_object *key, lapse_object *value) {
+    if (t->config.observer == NULL) {
+        object_unref(value);
+        return;
+    }
+    object_ref(key);
+    lapse_farewell(t, &(lapse_item){.key = key, .value = value}, 1, LAPSE_REPLACED);
+}
+
+static void count_cause(lapse_table *t, lapse_cause cause, size_t n) {
+    switch (cause) {
+    case LAPSE_DELETED: COUNT_MANY(t, deletes, n); break;
+    case LAPSE_BY_PATTERN: COUNT_MANY(t, by_pattern, n); break;
+    case LAPSE_BY_TAG: COUNT_MANY(t, by_tag, n); break;
+    case LAPSE_CLEARED: COUNT_MANY(t, cleared, n); break;
+    case LAPSE_BY_DEADLINE: COUNT_MANY(t, expirations, n); break;
+    case LAPSE_BY_DRAW: COUNT_MANY(t, early, n); break;
+    case LAPSE_REPLACED: COUNT_MANY(t, replaced, n); break;
+    }
+}
+
+/* Count and part with entries that were removed for one reason; those whose deadline had passed at `at` had
+ * expired. Answers how many had not. */
+size_t lapse_dismiss(lapse_table *t, lapse_item *items, size_t n, int64_t at, lapse_cause cause) {
+    size_t live = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (passed(items[i].deadline, at)) continue;
+        lapse_item item = items[live];
+        items[live++] = items[i];
+        items[i] = item;
+    }
+    count_cause(t, cause, live);
+    count_cause(t, LAPSE_BY_DEADLINE, n - live);
+    lapse_farewell(t, items, live, cause);
+    lapse_farewell(t, items + live, n - live, LAPSE_BY_DEADLINE);
+    return live;
 }
 
 /* --- Reading --- */
@@ -284,12 +321,12 @@ static NOINLINE lapse_status discard(lapse_table *t, lapse_object *key, uint64_t
     bool gone = status == LAPSE_OK;
     if (gone && why == LAPSE_EARLY) gone = entry_at(l.s, l.slot)->value == doomed;
     else if (gone) gone = passed(*deadline_at(l.s, l.slot), lapse_now(t, now));
-    if (gone) segment_remove(l.s, l.slot, &removed);
+    if (gone) table_remove(t, l.s, l.slot, &removed);
     lookup_end(&l);
     if (!gone) return why;
-    if (why == LAPSE_EARLY) COUNT(t, early);
-    else COUNT(t, expirations);
-    lapse_release(&removed, 1);
+    lapse_cause cause = why == LAPSE_EARLY ? LAPSE_BY_DRAW : LAPSE_BY_DEADLINE;
+    count_cause(t, cause, 1);
+    lapse_farewell(t, &removed, 1, cause);
     return why;
 }
 
@@ -339,172 +376,6 @@ lapse_status lapse_peek(lapse_table *t, lapse_object *key, uint64_t hash, int64_
     return status;
 }
 
-/* --- Writing --- */
-
-static void overwrite(lookup *l, record *r, lapse_object **replaced) {
-    segment *s = l->s;
-    r->gc = object_is_gc(entry_at(s, l->slot)->key) || object_is_gc(r->e.value);
-    *replaced = entry_at(s, l->slot)->value;
-    object_ref(r->e.value);
-    object_mark(r->e.value);
-    write_begin(s);
-    segment_write(s, l->slot, r);
-    write_end(s);
-}
-
-static void insert_new(lookup *l, record *r) {
-    segment *s = l->s;
-    r->gc = object_is_gc(r->e.key) || object_is_gc(r->e.value);
-    object_ref(r->e.key);
-    object_ref(r->e.value);
-    object_mark(r->e.key);
-    object_mark(r->e.value);
-    write_begin(s);
-    segment_insert(s, r);
-    write_end(s);
-}
-
-/* Find the key or make room for it. OK and ABSENT leave the lookup begun. */
-static lapse_status begin_put(lookup *l, lapse_table *t, const record *r, int64_t at) {
-    for (;;) {
-        lapse_status status = lookup_begin(l, t, r->e.key, r->hash);
-        if (status != LAPSE_ABSENT || segment_has_room(l->s, r->hash)) return status;
-        lookup_end(l);
-        status = make_room(t, r->hash, at);
-        if (status != LAPSE_OK) return status;
-    }
-}
-
-/* Put a record where an expired entry is: the old key goes too, as if it had been swept. */
-static void supersede(lapse_table *t, lookup *l, record *r, lapse_item *expired) {
-    segment_remove(l->s, l->slot, expired);
-    insert_new(l, r);
-    COUNT(t, expirations);
-}
-
-/* Store a record whatever was there. */
-static lapse_status put_record(lapse_table *t, record *r, int64_t at, lapse_object **replaced) {
-    lookup l;
-    lapse_item expired = {.key = NULL};
-    *replaced = NULL;
-    lapse_status status = begin_put(&l, t, r, at);
-    if (status > LAPSE_ABSENT) return status;
-    if (status == LAPSE_ABSENT) insert_new(&l, r);
-    else if (UNLIKELY(passed(*deadline_at(l.s, l.slot), at))) supersede(t, &l, r, &expired);
-    else overwrite(&l, r, replaced);
-    lookup_end(&l);
-    if (UNLIKELY(expired.key != NULL)) lapse_release(&expired, 1);
-    return LAPSE_OK;
-}
-
-/* Store a value for `ttl` nanoseconds (LAPSE_DEFAULT, LAPSE_NEVER or positive). The caller gives up
- * `*replaced`, the old value, if it is not NULL. OK, NO_MEMORY, RAISED or BUSY. */
-lapse_status lapse_put(lapse_table *t, lapse_object *key, uint64_t hash, lapse_object *value, int64_t ttl,
-                       int64_t now, lapse_object **replaced) {
-    record r = {.e = {key, value}, .hash = mix_hash(hash)};
-    int64_t at = lapse_now(t, now);
-    date_record(t, &r, ttl, at);
-    lapse_status status = put_record(t, &r, at, replaced);
-    if (status == LAPSE_OK) COUNT(t, sets);
-    return status;
-}
-
-/* The same for an entry that brings its own dates: for copies. */
-lapse_status lapse_put_item(lapse_table *t, const lapse_item *item, uint64_t hash, int64_t now,
-                            lapse_object **replaced) {
-    record r = {.e = {item->key, item->value},
-                .hash = mix_hash(hash),
-                .deadline = item->deadline,
-                .ttl = item->ttl,
-                .limit = item->limit,
-                .own = item->own_ttl};
-    return put_record(t, &r, lapse_now(t, now), replaced);
-}
-
-/* Store only if there is no live entry. ABSENT: stored. OK: there is one, and `*present` is a new
- * reference to its value. NO_MEMORY, RAISED or BUSY. */
-lapse_status lapse_put_new(lapse_table *t, lapse_object *key, uint64_t hash, lapse_object *value, int64_t ttl,
-                           int64_t now, lapse_object **present) {
-    record r = {.e = {key, value}, .hash = mix_hash(hash)};
-    int64_t at = lapse_now(t, now);
-    lookup l;
-    lapse_item expired = {.key = NULL};
-    date_record(t, &r, ttl, at);
-    lapse_status status = begin_put(&l, t, &r, at);
-    if (status > LAPSE_ABSENT) return status;
-    bool live = status == LAPSE_OK && !passed(*deadline_at(l.s, l.slot), at);
-    if (live) object_ref(*present = entry_at(l.s, l.slot)->value);
-    else if (status == LAPSE_OK) supersede(t, &l, &r, &expired);
-    else insert_new(&l, &r);
-    lookup_end(&l);
-    if (expired.key) lapse_release(&expired, 1);
-    if (!live) COUNT(t, sets);
-    return live ? LAPSE_OK : LAPSE_ABSENT;
-}
-
-/* Replace the value of a live entry, keeping its deadline, if the value is still `expected`. OK: the
- * caller gives up `*replaced`, which is `expected`. ABSENT: somebody was quicker. */
-lapse_status lapse_exchange(lapse_table *t, lapse_object *key, uint64_t hash, lapse_object *expected,
-                            lapse_object *value, int64_t now, lapse_object **replaced) {
-    lookup l;
-    record r;
-    lapse_status status = lookup_begin(&l, t, key, mix_hash(hash));
-    if (status != LAPSE_OK && status != LAPSE_ABSENT) return status;
-    if (status == LAPSE_OK) {
-        segment_read(l.s, l.slot, &r);
-        if (r.e.value != expected || passed(r.deadline, lapse_now(t, now))) status = LAPSE_ABSENT;
-    }
-    if (status == LAPSE_OK) {
-        r.e.value = value;
-        overwrite(&l, &r, replaced);
-        COUNT(t, sets);
-    }
-    lookup_end(&l);
-    return status;
-}
-
-/* Give a live entry a new lifetime from now. OK, ABSENT, RAISED or BUSY. */
-lapse_status lapse_touch(lapse_table *t, lapse_object *key, uint64_t hash, int64_t ttl, int64_t now) {
-    lookup l;
-    record r, dated;
-    int64_t at = lapse_now(t, now);
-    lapse_status status = lookup_begin(&l, t, key, mix_hash(hash));
-    if (status != LAPSE_OK && status != LAPSE_ABSENT) return status;
-    if (status == LAPSE_OK) {
-        segment_read(l.s, l.slot, &r);
-        if (passed(r.deadline, at)) status = LAPSE_ABSENT;
-    }
-    if (status == LAPSE_OK) {
-        date_record(t, &dated, ttl, at);
-        r.deadline = earlier(add_capped(at, dated.ttl), r.limit);
-        r.ttl = dated.ttl;
-        r.own = dated.own;
-        write_begin(l.s);
-        segment_write(l.s, l.slot, &r);
-        write_end(l.s);
-    }
-    lookup_end(&l);
-    return status;
-}
-
-/* Take an entry out. OK: it was live; EXPIRED: it was not any more. Both fill `removed`. ABSENT, RAISED
- * and BUSY do not. */
-lapse_status lapse_delete(lapse_table *t, lapse_object *key, uint64_t hash, int64_t now,
-                          lapse_item *removed) {
-    lookup l;
-    lapse_status status = lookup_begin(&l, t, key, mix_hash(hash));
-    if (status != LAPSE_OK && status != LAPSE_ABSENT) return status;
-    if (status == LAPSE_OK) {
-        int64_t deadline = *deadline_at(l.s, l.slot), at;
-        if (deadline != LAPSE_NEVER && deadline_passed(t, deadline, now, &at)) status = LAPSE_EXPIRED;
-        segment_remove(l.s, l.slot, removed);
-    }
-    lookup_end(&l);
-    if (status == LAPSE_OK) COUNT(t, deletes);
-    if (status == LAPSE_EXPIRED) COUNT(t, expirations);
-    return status;
-}
-
 /* --- Whole-table facts --- */
 
 /* Entries live at `now`. Segments whose earliest deadline lies ahead are not looked into. */
@@ -531,7 +402,7 @@ static size_t segment_bytes(const lapse_table *t, const segment *s) {
 /* Bytes of native memory: what segments use of slabs, by arithmetic, and every other allocation. */
 size_t lapse_bytes(lapse_table *t) {
     lock_take(&t->directory_lock); /* nobody makes, replaces or refits a segment now */
-    size_t bytes = sizeof *t + t->pool.slabs * sizeof(slab);
+    size_t bytes = sizeof *t + t->pool.slabs * sizeof(slab) + index_bytes(&t->index) + fence_bytes(&t->fence);
     if (t->scratch) bytes += SEGMENT_SLOTS * sizeof(record);
     for (uint32_t d = 0; d <= MAX_DEPTH; d++)
         if (t->arrays[d]) bytes += sizeof(segment *) << d;
@@ -568,6 +439,21 @@ int lapse_traverse(lapse_table *t, lapse_visit visit, void *arg) {
 
 /* --- Checks --- */
 
+/* Every posting is of an entry that is there: one walk over the segments counts them all. */
+static bool check_index(lapse_table *t) {
+    size_t postings, found = 0;
+    if (!index_check(&t->index, &postings)) return false;
+    for (uint64_t cursor = 0, more = 1; more && t->index.active;) {
+        const segment *s = locate(t, cursor);
+        for (uint32_t slot = 0; slot < segment_slots(s); slot++)
+            if (s->ctrl[slot] & CTRL_FULL)
+                found += index_count(&t->index, *hash_at(s, slot), entry_at(s, slot)->key);
+        cursor = segment_last_hash(s) + 1;
+        more = cursor != 0;
+    }
+    return found == postings;
+}
+
 /* Walk every invariant of the table and its segments; nobody else may be using it meanwhile. */
 bool lapse_check(lapse_table *t) {
     size_t segments = 0;
@@ -582,5 +468,5 @@ bool lapse_check(lapse_table *t) {
         segments++;
         deepest = s->depth > deepest ? s->depth : deepest;
     }
-    return segments == t->segments && deepest == bits;
+    return segments == t->segments && deepest == bits && check_index(t);
 }

@@ -17,17 +17,21 @@
  *      seq or by segment_covers().
  *
  * Locks, in this order: directory_lock (splits, merges, detaching, the pool), then one segment's
- * lock, in ascending first_hash where two are held. Users' code never runs under either.
+ * lock, in ascending first_hash where two are held, then the fence's, then the index's or one of the
+ * fence's buckets'. Users' code never runs under any of them.
  *
- * Files: read.h the lock-free read; table.c making, locating, single-key writes; grow.c splits and
- * replacement; steps.c sweep, shrink, clear, collect; batch.c many keys at once.
+ * Files: read.h the lock-free read; table.c making, locating, reading; write.c single-key writes and fills;
+ * grow.c splits and replacement; steps.c sweep, shrink, clear, collect; batch.c many keys at once; pass.c
+ * removal by pattern and by tag; tags.c the index, fence.c the leases.
  */
 #ifndef LAPSE_TABLE_H
 #define LAPSE_TABLE_H
 
 #include "clock.h"
+#include "fence.h"
 #include "segment.h"
 #include "slab.h"
+#include "tags.h"
 
 #define MAX_DEPTH 25u /* 33 million segments, 20 billion entries */
 static_assert(MAX_DEPTH + GROUP_HASH_BITS + TAG_BITS <= 64, "tag, group and directory use disjoint bits");
@@ -46,6 +50,7 @@ typedef struct {
     lapse_counters c;
     uint8_t pad[2 * CACHE_LINE - sizeof(lapse_counters)];
 } stripe;
+static_assert(sizeof(stripe) == 2 * CACHE_LINE, "counters fit");
 
 struct lapse_table {
     uint64_t directory;   /* packed: see above */
@@ -64,6 +69,8 @@ struct lapse_table {
     record *scratch;      /* SEGMENT_SLOTS records: where entries wait during a refit or split */
     segment *retired;     /* heap segments for reuse: emptied ones, and what was supplied in vain */
     segment *graveyard;   /* detached by clear, entries still inside */
+    tag_index index;
+    lapse_fence fence;
     stripe counters[COUNTER_STRIPES];
 };
 
@@ -114,6 +121,10 @@ INLINE segment *locate(const lapse_table *t, uint64_t h) {
     return ACQUIRE(&directory_array(word)[(h >> 1) >> (word & SHIFT_MASK)]);
 }
 
+/* --- Time --- */
+
+INLINE bool passed(int64_t deadline, int64_t at) { return DEADLINE_RANK(deadline) < (uint64_t)at; }
+
 /* --- Lookups under the lock (table.c) --- */
 
 #define VERDICTS 8u /* comparisons remembered while another thread keeps changing the segment */
@@ -136,6 +147,12 @@ lapse_status read_under_lock(lapse_table *t, lapse_object *key, uint64_t h, int6
                              lapse_object **value);
 lapse_status judge_early(lapse_table *t, int64_t deadline, int64_t ttl, int64_t at);
 double draw(lapse_table *t);
+void table_remove(lapse_table *t, segment *s, uint32_t slot, lapse_item *removed);
+
+/* Give up what the index has done with, if anything; no lock is held. */
+INLINE void table_settle(lapse_table *t) {
+    if (UNLIKELY(RELAXED(&t->index.unsettled))) index_settle(&t->index, t->config.memory);
+}
 
 /* --- Growth (grow.c) --- */
 
@@ -147,6 +164,7 @@ void refit(lapse_table *t, segment *s, uint32_t slots);
 void replace_segment(lapse_table *t, segment *s, segment *to);
 void retire(lapse_table *t, segment *s);
 void empty_for_good(lapse_table *t); /* steps.c */
+void table_prefetch(const lapse_table *t, size_t n, const uint64_t *mixed); /* batch.c */
 segment *retired_take(lapse_table *t, uint32_t slots);
 segment *new_heap_segment(lapse_table *t, uint32_t slots);
 

@@ -345,7 +345,7 @@ class Contract(Fixtures):
 class OptionContract(Fixtures):
     """What the constructors accept."""
 
-    @pytest.mark.parametrize("option", ["maxsize", "policy", "weigher", "listener"])
+    @pytest.mark.parametrize("option", ["maxsize", "policy", "weigher"])
     def test_options_to_come(self, make, option):
         """Options that are not built yet say so instead of being ignored."""
         with pytest.raises(NotImplementedError):

@@ -19,9 +19,9 @@ import lapse
 
 PACKAGE = Path(lapse.__file__).parent
 UNITS = {
-    "_core": ["_core"],
+    "_core": ["_core", "_queue"],
     "flight": ["flight"],
-    "caches": ["caches", "views", "sweeper", "forks"],
+    "caches": ["caches", "views", "sweeper", "forks", "events"],
     "loading": ["loading"],
     "invalidation": ["invalidation"],
     "sources": ["sources"],

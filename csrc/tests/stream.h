@@ -239,7 +239,7 @@ static void op_put_item(world *w, source *from) {
     item.limit = keeps_limit(w) ? w->now + left + choose(from, 3000) : LAPSE_NEVER;
     lapse_object *replaced, *old = lives(w, o.n) ? o.n->value : NULL;
     if (old) item.key = o.n->key;
-    CHECK(lapse_put_item(w->t, &item, o.hash, w->now, &replaced) == LAPSE_OK);
+    CHECK(lapse_put_item(w->t, &item, o.hash, NULL, w->now, &replaced) == LAPSE_OK);
     CHECK(replaced == old);
     if (replaced) object_unref(replaced);
     forget(w, o.n);

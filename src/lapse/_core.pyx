@@ -18,6 +18,7 @@ entries of _fast.h answer the commonest calls before they come here.
 import os
 import sys
 
+cimport cython
 from cpython.datetime cimport import_datetime
 from cpython.object cimport PyObject
 from libc.math cimport llrint
@@ -26,6 +27,7 @@ from libc.stdlib cimport free, malloc
 
 from lapse._lapse cimport *
 from lapse._ops cimport *
+from lapse._select cimport *
 from lapse._times cimport lifetime
 
 FIXED = LAPSE_FIXED
@@ -36,7 +38,9 @@ PROBABILISTIC = LAPSE_PROBABILISTIC
 # positive range, and held inside it.
 cdef int64_t ORIGIN = <int64_t>1 << 61
 cdef double FARTHEST = 2.3e18  # nanoseconds, about 73 years: just inside ORIGIN
-cdef int64_t PAUSE_AFTER = 1_000_000  # nanoseconds of long work before other threads get a turn
+cdef tuple CAUSES = ("replaced", "deleted", "pattern", "tag", "cleared", "expired", "early")
+cdef tuple NO_TAGS = ()
+cdef dict ESCAPES = {ord(special): "\\" + special for special in "*?[]\\"}
 cdef object MISSING = object()
 cdef bint LOCKED_READS = os.environ.get("LAPSE_FORCE_LOCKED") == "1"
 
@@ -100,13 +104,18 @@ cdef inline int64_t now_of(Cache self) except? -3:
     return LAPSE_NATIVE if self._clock is None else reading(self._clock)
 
 
-cdef void let_others_run(int64_t *since) noexcept:
-    """Inside long work: once a millisecond, give up the GIL for a moment."""
-    if clock_precise() - since[0] < PAUSE_AFTER:
-        return
-    with nogil:
-        pass
-    since[0] = clock_precise()
+cdef void announce(void *context, lapse_item *items, size_t n, lapse_cause cause) noexcept:
+    """The table's observer: tell the cache's listener of entries that have left."""
+    cdef Cache self = <Cache>context
+    cdef size_t i
+    try:
+        for i in range(n):
+            key, value = taken(items[i].key), taken(items[i].value)
+            if self._listener is not None:
+                self._listener(key, value, CAUSES[<int>cause])
+    except BaseException:
+        lapse_release(items + i + 1, n - i - 1)
+        raise
 
 
 # --- The cache ---------------------------------------------------------------------------------
@@ -121,14 +130,15 @@ cdef class Cache:
     cdef lapse_table *direct
     cdef lapse_table *owned
     cdef lapse_table *quick
-    cdef object _clock
+    cdef object _clock, _listener
     cdef readonly dict _options
     cdef readonly int _mode
     cdef uint64_t pop_cursor
     cdef object __weakref__
 
-    def _open(self, int mode, dict options):
-        """Make the table. `options` are the constructor's arguments by name."""
+    def _open(self, int mode, dict options, announcer=None):
+        """Make the table. `options` are the constructor's arguments by name; `announcer(key, value, cause)`
+        is called when an entry or a value has left, and must not raise."""
         if self.owned != NULL:
             raise RuntimeError(f"{type(self).__name__} is initialised already")
         cdef lapse_config config
@@ -143,11 +153,15 @@ cdef class Cache:
         config.locked_reads = LOCKED_READS
         config.memory = NULL
         self._mode, self._options, self._clock = mode, options, options["clock"]
+        self._listener = announcer
+        config.observer, config.context = NULL, <void *>self
+        if announcer is not None:
+            config.observer = announce
         self.owned = lapse_table_new(&config)
         if self.owned == NULL:
             raise MemoryError("lapse: no memory for a table")
         self.table = self.owned
-        self.direct = NULL if config.own_clock else self.owned
+        self.direct = NULL if config.own_clock or announcer is not None else self.owned
         self.quick = self.owned if lapse_is_quick(self.owned) else NULL
 
     def __dealloc__(self):
@@ -171,13 +185,22 @@ cdef class Cache:
     def __contains__(self, key):
         return op_has(opened(self), key, now_of(self))
 
-    def set(self, key, value, ttl=None):
+    def set(self, key, value, ttl=None, *, tags=NO_TAGS):
         """Store `value` under `key` for `ttl` seconds (None: the default ttl). Atomic; O(1) amortised.
 
-        Raises ValueError for a wrong ttl, TypeError for an unhashable key.
+        `tags` is an iterable of str by which the entry can be removed, until it is stored again. Raises
+        ValueError for a wrong ttl, TypeError for an unhashable key or a tag that is no str.
         """
         cdef int64_t life = lifetime(ttl)
-        op_put(opened(self), key, <uint64_t>fast_hash(key), value, life, now_of(self))
+        cdef tag_args labels
+        if tags is NO_TAGS:
+            op_put(opened(self), key, <uint64_t>fast_hash(key), value, life, now_of(self))
+            return
+        try:
+            tag_args_fill(&labels, tags)
+            op_put_tagged(opened(self), key, <uint64_t>fast_hash(key), value, life, &labels.tags, now_of(self))
+        finally:
+            tag_args_drop(&labels)
 
     def __setitem__(self, key, value):
         op_put(opened(self), key, <uint64_t>fast_hash(key), value, LAPSE_DEFAULT, now_of(self))
@@ -226,10 +249,10 @@ cdef class Cache:
 
     def delete(self, key):
         """Remove `key`; True if it was live. Atomic; O(1)."""
-        return op_pop(opened(self), key, <uint64_t>fast_hash(key), now_of(self), MISSING) is not MISSING
+        return op_delete(opened(self), key, now_of(self))
 
     def __delitem__(self, key):
-        if op_pop(opened(self), key, <uint64_t>fast_hash(key), now_of(self), MISSING) is MISSING:
+        if not op_delete(opened(self), key, now_of(self)):
             raise KeyError(key)
 
     def pop(self, key, default=MISSING):
@@ -250,7 +273,9 @@ cdef class Cache:
         self.pop_cursor = cursor
         if status != LAPSE_OK:
             raise KeyError("popitem(): the cache is empty")
-        return taken(item.key), taken(item.value)
+        key, value = <object>item.key, <object>item.value
+        lapse_farewell(t, &item, 1, LAPSE_DELETED)
+        return key, value
 
     # --- Many keys; atomic key by key, one clock reading ---
 
@@ -274,18 +299,24 @@ cdef class Cache:
         values = fast_gather(opened(self), wanted, now_of(self), MISSING)
         return {k: v for k, v in zip(wanted, values) if v is not MISSING}
 
-    def set_many(self, items, ttl=None):
-        """Store every pair of a mapping, or of an iterable of (key, value), for `ttl` seconds."""
+    def set_many(self, items, ttl=None, *, tags=NO_TAGS):
+        """Store every pair of a mapping, or of an iterable of (key, value), for `ttl` seconds; all of
+        them bear `tags`."""
         cdef lapse_table *t = opened(self)
         cdef int64_t life = lifetime(ttl), now = lapse_now(t, now_of(self))
         cdef list pairs = list(items.items() if hasattr(items, "items") else items)
         cdef list keys = [key for key, _ in pairs]
         cdef uint64_t hashes[BLOCK]
+        cdef tag_args labels
         cdef Py_ssize_t i
-        for i in range(len(keys)):
-            if i % BLOCK == 0:
-                hash_block(t, keys, i, hashes)
-            op_put(t, keys[i], hashes[i % BLOCK], pairs[i][1], life, now)
+        try:
+            tag_args_fill(&labels, tags)
+            for i in range(len(keys)):
+                if i % BLOCK == 0:
+                    hash_block(t, keys, i, hashes)
+                op_put_tagged(t, keys[i], hashes[i % BLOCK], pairs[i][1], life, &labels.tags, now)
+        finally:
+            tag_args_drop(&labels)
 
     def delete_many(self, keys):
         """Remove every one of `keys`; how many were live."""
@@ -313,6 +344,89 @@ cdef class Cache:
             touched += op_touch(t, wanted[i], hashes[i % BLOCK], life, now)
         return touched
 
+    # --- By pattern, by tag ---
+
+    def delete_pattern(self, pattern):
+        """Remove every key that a glob pattern matches; how many were live.
+
+        `pattern` (str or bytes, at most 1,024 long) is in Redis's dialect: `*`, `?`, `[a-z]`, `[^a]`, and `\\`
+        before a character that stands for itself; `escape()` writes such a `\\` where it is needed. It matches
+        whole keys of its own type, never keys that are neither str nor bytes; without wildcards it is
+        `delete()`. Every key that is there when the call begins and stays is gone when it returns; one
+        that is stored meanwhile may stay; no load that began before the return is stored. Runs in
+        bounded steps. Cost: `users:*` and all that begin so, what they match, after a first call that
+        indexes the keys; others one look at every key. Raises TypeError, ValueError.
+        """
+        return erase_patterns(opened(self), [pattern], now_of(self))[0]
+
+    def get_keys_matching_pattern(self, pattern):
+        """A list of the live keys that a pattern matches, in no order; see delete_pattern()."""
+        return keys_matching(opened(self), pattern, now_of(self))
+
+    def delete_tag(self, tag):
+        """Remove every entry that bears `tag` (a str, compared whole); how many were live.
+
+        What delete_pattern() says of entries that come and go holds here too. Cost: what goes.
+        """
+        if not isinstance(tag, str):
+            raise TypeError(f"a tag must be a str, not {type(tag).__name__}")
+        return erase_tag(opened(self), str(tag), now_of(self))
+
+    def tags(self, key):
+        """The tags of a live entry as a frozenset; empty if there is no such entry."""
+        return tags_of(opened(self), key, now_of(self))
+
+    def invalidate_key(self, key):
+        """delete(), under the name that the nodes of a distributed cache answer to."""
+        return op_delete(opened(self), key, now_of(self))
+
+    def invalidate_pattern(self, pattern):
+        """delete_pattern(), under the name that the nodes of a distributed cache answer to."""
+        return erase_patterns(opened(self), [pattern], now_of(self))[0]
+
+    def invalidate_table(self, table):
+        """Remove every key that begins with `table` (str or bytes) and a colon; how many were live."""
+        return erase_patterns(opened(self), [table_pattern(table)], now_of(self))[0]
+
+    def _invalidate_keys(self, keys):
+        """Remove many keys, grouped by segment.
+
+        Returns (bytearray, dict): a byte for each key, 1 if it was live; what was raised, by index.
+        """
+        return erase_keys(opened(self), list(keys), now_of(self))
+
+    def _invalidate_patterns(self, patterns):
+        """Remove what any of the patterns matches, in one pass; counts for each, the first match counts."""
+        return erase_patterns(opened(self), list(patterns), now_of(self))
+
+    # --- Loading ---
+
+    def lease(self, key, *, tags=NO_TAGS):
+        """Begin a load of `key`: a Lease, to be handed to fill() with what was loaded.
+
+        A change that covers the key, or one of `tags`, outdates it. 65,536 leases may be out at a time; one
+        more is given, but never stored. O(1).
+        """
+        return Lease(self, key, frozenset() if tags is NO_TAGS else tags)
+
+    def fill(self, Lease lease, value, ttl=None, *, tags=NO_TAGS):
+        """Store what was loaded under `lease`; False, and nothing is stored, if it is outdated.
+
+        The entry bears the tags of the lease and `tags`. It is outdated if after the lease was taken the key
+        was set, deleted or popped, a pattern that matches it or one of those tags was deleted, or the
+        cache was cleared; and once it has been filled. Atomic.
+        """
+        cdef lapse_table *t = opened(self)
+        cdef int64_t life = lifetime(ttl)
+        cdef tag_args labels
+        if lease.cache is not self:
+            raise ValueError("the lease is another cache's")
+        try:
+            tag_args_fill(&labels, lease.tags.union(tags) if lease.tags else tags)
+            return op_fill(t, lease.native, lease.key, value, life, &labels.tags, now_of(self))
+        finally:
+            tag_args_drop(&labels)
+
     # --- The whole cache ---
 
     def __len__(self):
@@ -338,22 +452,27 @@ cdef class Cache:
         while status == LAPSE_MORE and gone < left:
             status = lapse_sweep(t, &cursor, now, left - gone, removed, &n)
             gone += n
-            lapse_release(removed, n)
+            lapse_farewell(t, removed, n, LAPSE_BY_DEADLINE)
             let_others_run(&since)
         return gone
 
     def clear(self):
         """Remove everything: at once for every reader, then the values go in bounded steps."""
+        self._clear()
+
+    def _clear(self):
+        """The same; how many entries were live."""
         cdef lapse_table *t = opened(self)
+        cdef int64_t now = lapse_now(t, now_of(self))
         if lapse_detach(t) != LAPSE_OK:
             refuse(LAPSE_NO_MEMORY)
-        drain(t)
+        return drain(t, now)
 
     def close(self):
         """Empty the cache for good: every later call but close() and repr() raises RuntimeError."""
         cdef lapse_table *t = fast_close(self)
         if t != NULL and lapse_detach(t) == LAPSE_OK:
-            drain(t)
+            drain(t, lapse_now(t, now_of(self)))
 
     @property
     def clock(self):
@@ -366,7 +485,7 @@ cdef class Cache:
         return fast_table(self) == NULL
 
     def _entries(self):
-        """Every live entry as (key, value, seconds left | None, ttl, seconds to the hard end | None, own)."""
+        """Every live entry as (key, value, ns left | None, ttl, ns to the hard end | None, own ttl?, tags)."""
         return list(Walk(self, ENTRIES))
 
     def _restore(self, entries, double elapsed=0.0):
@@ -374,12 +493,18 @@ cdef class Cache:
         cdef lapse_table *t = opened(self)
         cdef int64_t at = lapse_now(t, now_of(self)), older = <int64_t>llrint(elapsed * 1e9)
         cdef lapse_item dates
-        for key, value, left, ttl, limit, own in entries:
+        cdef tag_args labels
+        for key, value, left, ttl, limit, own, tags in entries:
             dates.ttl, dates.own_ttl = ttl, own
             dates.deadline = LAPSE_NEVER if left is None else at + <int64_t>left - older
             dates.limit = LAPSE_NEVER if limit is None else at + <int64_t>limit - older
-            if left is None or dates.deadline > at:
-                op_restore(t, key, value, &dates, at)
+            if left is not None and dates.deadline <= at:
+                continue
+            try:
+                tag_args_fill(&labels, tags)
+                op_restore(t, key, value, &dates, &labels.tags, at)
+            finally:
+                tag_args_drop(&labels)
 
     def _counters(self):
         """The native counters by name."""
@@ -390,6 +515,9 @@ cdef class Cache:
             "hits": c.hits, "misses": c.misses, "sets": c.sets, "deletes": c.deletes,
             "expirations": c.expirations, "early_expirations": c.early, "splits": c.splits,
             "merges": c.merges, "sweeps": c.sweeps, "segments": lapse_segments(t),
+            "replaced": c.replaced, "pattern_deletes": c.by_pattern, "tag_deletes": c.by_tag,
+            "cleared": c.cleared, "fenced_stores": c.fenced,
+            "listener_errors": 0 if self._listener is None else self._listener.errors,
         }
 
     def _after_fork(self):
@@ -405,16 +533,74 @@ cdef class Cache:
         return object.__sizeof__(self) + (lapse_bytes(self.owned) if self.owned != NULL else 0)
 
 
-cdef void drain(lapse_table *t) noexcept:
-    """Give up what lapse_detach() put aside."""
+cdef Py_ssize_t drain(lapse_table *t, int64_t now) noexcept:
+    """Part with what lapse_detach() put aside; how many entries were live at `now`."""
     cdef lapse_item removed[STEP]
     cdef size_t n = 0
+    cdef Py_ssize_t live = 0
     cdef int64_t since = clock_precise()
     cdef lapse_status status = LAPSE_MORE
     while status == LAPSE_MORE:
         status = lapse_drain(t, removed, &n)
-        lapse_release(removed, n)
+        live += lapse_dismiss(t, removed, n, now, LAPSE_CLEARED)
         let_others_run(&since)
+    return live
+
+
+def escape(text):
+    """`text` (str or bytes) with a backslash before every character that means something in a pattern."""
+    if isinstance(text, bytes):
+        return text.decode("latin-1").translate(ESCAPES).encode("latin-1")
+    return text.translate(ESCAPES)
+
+
+cdef object table_pattern(object table):
+    if not isinstance(table, (str, bytes)):
+        raise TypeError(f"a table must be a str or bytes, not {type(table).__name__}")
+    return escape(table) + (b":*" if isinstance(table, bytes) else ":*")
+
+
+@cython.no_gc_clear
+cdef class Lease:
+    """The right to store what a load that began with it brings: Cache.lease() gives one, Cache.fill()
+    uses it up. Thread-safe; dropping it costs nothing."""
+
+    cdef readonly Cache cache
+    cdef readonly object key
+    cdef readonly frozenset tags
+    cdef lapse_table *table
+    cdef lapse_lease *native
+
+    def __cinit__(self, Cache cache, key, tags):
+        cdef lapse_table *t = opened(cache)
+        cdef tag_args labels
+        try:
+            tag_args_fill(&labels, tags)
+            self.tags = frozenset([<object>labels.tags.names[i] for i in range(labels.tags.n)])
+        finally:
+            tag_args_drop(&labels)
+        self.cache, self.key = cache, key
+        if lapse_lease_take(t, <PyObject *>key, <uint64_t>fast_hash(key), &self.native) != LAPSE_OK:
+            self.native = NULL
+            refuse(LAPSE_NO_MEMORY)
+        self.table = t
+
+    def __dealloc__(self):
+        if self.native != NULL:
+            lapse_lease_end(self.table, self.native)
+
+    @property
+    def outdated(self):
+        """Would fill() refuse it now?"""
+        cdef tag_args labels
+        try:
+            tag_args_fill(&labels, tuple(self.tags))
+            return not lapse_lease_holds(self.table, self.native, &labels.tags)
+        finally:
+            tag_args_drop(&labels)
+
+    def __repr__(self):
+        return f"<Lease of {self.key!r}{', outdated' if self.outdated else ''}>"
 
 
 # --- Iteration ---------------------------------------------------------------------------------
@@ -468,7 +654,8 @@ cdef class Walk:
             return key, value
         left = None if item.deadline == LAPSE_NEVER else item.deadline - self.at
         limit = None if item.limit == LAPSE_NEVER else item.limit - self.at
-        return key, value, left, item.ttl, limit, bool(item.own_ttl)
+        names = tuple(tags_of(opened(self.cache), key, self.at))
+        return key, value, left, item.ttl, limit, bool(item.own_ttl), names
 
     cdef int refill(self) except -1:
         """Copy the next segment out."""

@@ -5,7 +5,7 @@
  * that _core.pyx alone says what a method does. fast_install() puts them in place once, when the
  * module starts, before any subclass or instance exists.
  *
- *   get, __getitem__, set, __setitem__     read.h and lapse_put() without argument parsing
+ *   get, __getitem__, set, __setitem__     read.h and lapse_put() without argument parsing; set(k, v, tags=t)
  *   tp_traverse, tp_clear                  the table's own entries, by its gc bitmaps
  *   fast_describe()                        gives a subclass method descriptors of its own: the
  *                                          interpreter specialises calls only for the exact type
@@ -13,6 +13,7 @@
 #ifndef LAPSE_FAST_H
 #define LAPSE_FAST_H
 
+#include "_labels.h"
 #include "read.h"
 
 #if PY_VERSION_HEX >= 0x030D0000
@@ -37,6 +38,7 @@ static struct {
     objobjargproc store;
     traverseproc traverse;
     inquiry clear;
+    PyObject *tags; /* the interned name of that keyword */
 } behind;
 
 /* The open table of a cache, or NULL; another thread may close it at any time. */
@@ -146,7 +148,34 @@ INLINE int fast_put(PyObject *self, PyObject *key, PyObject *value) {
     return 0;
 }
 
+/* set(key, value, tags=...): 0 stored, 1 for the Cython method, -1 raised. */
+static int put_tagged(PyObject *self, PyObject *key, PyObject *value, PyObject *tags) {
+    lapse_table *t = RELAXED(&((cache_head *)self)->direct);
+    if (UNLIKELY(t == NULL) || !PyTuple_CheckExact(tags) || PyTuple_GET_SIZE(tags) > FEW_TAGS) return 1;
+    tag_args a = {.held = NULL};
+    Py_hash_t hash = fast_hash(key);
+    PyObject *replaced;
+    if (UNLIKELY(hash == -1)) return -1;
+    if (UNLIKELY(!take_few(&a, tags))) return 1;
+    lapse_status status =
+        lapse_put_tagged(t, key, (uint64_t)hash, value, LAPSE_DEFAULT, &a.tags, LAPSE_NATIVE, &replaced);
+    if (UNLIKELY(status != LAPSE_OK)) return status == LAPSE_RAISED ? -1 : 1;
+    Py_XDECREF(replaced);
+    return 0;
+}
+
+/* Is it a call with the one keyword tags=? */
+static bool only_tags(PyObject *names) {
+    return names != NULL && PyTuple_GET_SIZE(names) == 1 && PyTuple_GET_ITEM(names, 0) == behind.tags;
+}
+
 static PyObject *fast_set(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names) {
+    if (nargs == 2 && UNLIKELY(only_tags(names))) {
+        int done = put_tagged(self, args[0], args[1], args[2]);
+        if (UNLIKELY(done == 1)) return behind.set(self, args, nargs, names);
+        if (UNLIKELY(done < 0)) return NULL;
+        Py_RETURN_NONE;
+    }
     if (UNLIKELY(names != NULL || nargs != 2)) return behind.set(self, args, nargs, names);
     int done = fast_put(self, args[0], args[1]);
     if (UNLIKELY(done == 1)) return behind.set(self, args, nargs, names);
@@ -416,6 +445,8 @@ static int rewrap(PyTypeObject *type, const char *name, void *slot) {
 }
 
 static int fast_install(PyTypeObject *type) {
+    behind.tags = PyUnicode_InternFromString("tags");
+    if (behind.tags == NULL) return -1;
     if (put_in_front(type, "get", fast_get, &behind.get) < 0) return -1;
     if (put_in_front(type, "set", fast_set, &behind.set) < 0) return -1;
     behind.subscript = type->tp_as_mapping->mp_subscript;

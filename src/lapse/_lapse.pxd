@@ -1,7 +1,25 @@
 # The one extern block: the table (csrc/lapse.h) and the fast entries in front of it (_fast.h).
 
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+cdef extern from "lapse.h":
+    ctypedef enum lapse_cause:
+        LAPSE_REPLACED
+        LAPSE_DELETED
+        LAPSE_BY_PATTERN
+        LAPSE_BY_TAG
+        LAPSE_CLEARED
+        LAPSE_BY_DEADLINE
+        LAPSE_BY_DRAW
+    ctypedef struct lapse_item:
+        PyObject *key
+        PyObject *value
+        int64_t deadline
+        int64_t ttl
+        int64_t limit
+        bint own_ttl
+    ctypedef void (*lapse_observer)(void *context, lapse_item *items, size_t n, lapse_cause cause) noexcept
 
 cdef extern from "lapse.h" nogil:
     ctypedef struct lapse_table:
@@ -16,6 +34,13 @@ cdef extern from "lapse.h" nogil:
         LAPSE_NO_MEMORY
         LAPSE_RAISED
         LAPSE_BUSY
+        LAPSE_OUTDATED
+    ctypedef struct lapse_lease:
+        pass
+    ctypedef struct lapse_pattern "struct lapse_pattern":
+        pass
+    ctypedef struct lapse_pass:
+        pass
     ctypedef enum lapse_mode:
         LAPSE_FIXED
         LAPSE_SLIDING
@@ -32,13 +57,8 @@ cdef extern from "lapse.h" nogil:
         bint own_clock
         bint locked_reads
         const lapse_memory *memory
-    ctypedef struct lapse_item:
-        PyObject *key
-        PyObject *value
-        int64_t deadline
-        int64_t ttl
-        int64_t limit
-        bint own_ttl
+        lapse_observer observer
+        void *context
     ctypedef struct lapse_counters:
         uint64_t hits
         uint64_t misses
@@ -49,6 +69,16 @@ cdef extern from "lapse.h" nogil:
         uint64_t splits
         uint64_t merges
         uint64_t sweeps
+        uint64_t replaced
+        uint64_t by_pattern
+        uint64_t by_tag
+        uint64_t cleared
+        uint64_t fenced
+    ctypedef struct lapse_tags:
+        size_t n
+        PyObject *const *names
+        const uint64_t *hashes
+    const lapse_memory lapse_system_memory
     const int64_t LAPSE_NEVER
     const int64_t LAPSE_DEFAULT
     const int64_t LAPSE_NATIVE
@@ -79,13 +109,33 @@ cdef extern from "lapse.h" nogil:
                            int64_t now, PyObject **replaced)
     lapse_status lapse_put_new(lapse_table *t, PyObject *key, uint64_t hash, PyObject *value,
                                int64_t ttl, int64_t now, PyObject **present)
-    lapse_status lapse_put_item(lapse_table *t, const lapse_item *item, uint64_t hash, int64_t now,
-                                PyObject **replaced)
+    lapse_status lapse_put_tagged(lapse_table *t, PyObject *key, uint64_t hash, PyObject *value, int64_t ttl,
+                                  const lapse_tags *tags, int64_t now, PyObject **replaced)
+    lapse_status lapse_put_item(lapse_table *t, const lapse_item *item, uint64_t hash, const lapse_tags *tags,
+                                int64_t now, PyObject **replaced)
     lapse_status lapse_exchange(lapse_table *t, PyObject *key, uint64_t hash, PyObject *expected,
                                 PyObject *value, int64_t now, PyObject **replaced)
     lapse_status lapse_touch(lapse_table *t, PyObject *key, uint64_t hash, int64_t ttl, int64_t now)
     lapse_status lapse_delete(lapse_table *t, PyObject *key, uint64_t hash, int64_t now,
                               lapse_item *removed)
+
+    lapse_status lapse_tags_of(lapse_table *t, PyObject *key, uint64_t hash, int64_t now, PyObject **names,
+                               size_t room, size_t *n)
+
+    lapse_status lapse_lease_take(lapse_table *t, PyObject *key, uint64_t hash, lapse_lease **out)
+    bint lapse_lease_holds(lapse_table *t, const lapse_lease *lease, const lapse_tags *tags)
+    lapse_status lapse_fill(lapse_table *t, lapse_lease *lease, PyObject *value, int64_t ttl,
+                            const lapse_tags *tags, int64_t now, PyObject **replaced)
+    void lapse_lease_end(lapse_table *t, lapse_lease *lease)
+
+    lapse_status lapse_erase_keys(lapse_table *t, size_t n, PyObject *const *keys, const uint64_t *hashes,
+                                  size_t *done, int64_t now, const uint32_t *order, uint8_t *erased)
+    void lapse_sort_hashes(size_t n, const uint64_t *hashes, uint32_t *order, uint32_t *scratch)
+    lapse_status lapse_pass_new(lapse_table *t, lapse_pattern *const *patterns, size_t n, PyObject *tag,
+                                uint64_t tag_hash, int64_t now, bint listing, lapse_pass **out)
+    lapse_status lapse_pass_step(lapse_pass *p, lapse_item *out, size_t room, size_t *n)
+    const uint64_t *lapse_pass_counts(const lapse_pass *p)
+    void lapse_pass_end(lapse_pass *p)
 
     lapse_status lapse_sweep(lapse_table *t, uint64_t *cursor, int64_t now, size_t limit,
                              lapse_item *removed, size_t *n)
@@ -100,12 +150,35 @@ cdef extern from "lapse.h" nogil:
 cdef extern from "clock.h" nogil:
     int64_t clock_coarse()
     int64_t clock_precise()
+    void clock_pause()
+
+cdef extern from "pattern.h" nogil:
+    ctypedef struct lapse_text:
+        pass
+    enum:
+        PATTERN_MAX "LAPSE_PATTERN_MAX"
+    lapse_status lapse_pattern_new(const lapse_memory *memory, const lapse_text *source, lapse_pattern **out)
+    void lapse_pattern_free(const lapse_memory *memory, lapse_pattern *p)
+    bint lapse_pattern_is_literal(const lapse_pattern *p)
+    size_t lapse_pattern_literal(const lapse_pattern *p, uint32_t *units)
+
+cdef extern from "text.h":
+    bint object_text(PyObject *o, lapse_text *out)
 
 cdef extern from "scan.h" nogil:
     const char *scan_name()
 
 cdef extern from "lapse.h":
     void lapse_release(lapse_item *items, size_t n)
+    void lapse_farewell(lapse_table *t, lapse_item *items, size_t n, lapse_cause cause)
+    void lapse_farewell_value(lapse_table *t, PyObject *key, PyObject *value)
+    size_t lapse_dismiss(lapse_table *t, lapse_item *items, size_t n, int64_t at, lapse_cause cause)
+
+cdef extern from "_labels.h":
+    ctypedef struct tag_args:
+        lapse_tags tags
+    int tag_args_fill(tag_args *a, object tags) except -1
+    void tag_args_drop(tag_args *a)
 
 cdef extern from "_fast.h":
     int fast_install(type cache_type) except -1

@@ -27,6 +27,20 @@ cdef inline object taken(PyObject *owned):
     return value
 
 
+cdef inline void give_up_value(lapse_table *t, object key, PyObject *replaced) noexcept:
+    if replaced != NULL:
+        lapse_farewell_value(t, <PyObject *>key, replaced)
+
+
+cdef inline void let_others_run(int64_t *since) noexcept:
+    """Inside long work: once a millisecond, give up the GIL long enough for another thread to take it."""
+    if clock_precise() - since[0] < 1_000_000:
+        return
+    with nogil:
+        clock_pause()
+    since[0] = clock_precise()
+
+
 cdef inline object op_get(lapse_table *t, object key, int64_t now, object missing):
     """A counted read: the value or `missing`."""
     cdef PyObject *value = NULL
@@ -80,7 +94,18 @@ cdef inline int op_put(lapse_table *t, object key, uint64_t h, object value, int
     cdef lapse_status status = lapse_put(t, <PyObject *>key, h, <PyObject *>value, life, now, &replaced)
     if status != LAPSE_OK:
         refuse(status)
-    Py_XDECREF(replaced)
+    give_up_value(t, key, replaced)
+    return 0
+
+
+cdef inline int op_put_tagged(lapse_table *t, object key, uint64_t h, object value, int64_t life,
+                              const lapse_tags *tags, int64_t now) except -1:
+    cdef PyObject *replaced = NULL
+    cdef lapse_status status = lapse_put_tagged(t, <PyObject *>key, h, <PyObject *>value, life, tags, now,
+                                                &replaced)
+    if status != LAPSE_OK:
+        refuse(status)
+    give_up_value(t, key, replaced)
     return 0
 
 
@@ -103,7 +128,7 @@ cdef inline bint op_exchange(lapse_table *t, object key, object old, object new,
                                               &replaced)
     if status > LAPSE_EARLY:
         refuse(status)
-    Py_XDECREF(replaced)
+    give_up_value(t, key, replaced)
     return status == LAPSE_OK
 
 
@@ -122,21 +147,47 @@ cdef inline object op_pop(lapse_table *t, object key, uint64_t h, int64_t now, o
         return missing
     if status > LAPSE_EARLY:
         refuse(status)
-    Py_XDECREF(item.key)
-    value = taken(item.value)
-    return value if status == LAPSE_OK else missing
+    value = <object>item.value if status == LAPSE_OK else missing
+    lapse_farewell(t, &item, 1, LAPSE_DELETED if status == LAPSE_OK else LAPSE_BY_DEADLINE)
+    return value
+
+
+cdef inline bint op_delete(lapse_table *t, object key, int64_t now) except -1:
+    """Remove a key; was it live?"""
+    cdef lapse_item item
+    cdef uint64_t h = <uint64_t>fast_hash(key)
+    cdef lapse_status status = lapse_delete(t, <PyObject *>key, h, now, &item)
+    if status == LAPSE_ABSENT:
+        return False
+    if status > LAPSE_EARLY:
+        refuse(status)
+    lapse_farewell(t, &item, 1, LAPSE_DELETED if status == LAPSE_OK else LAPSE_BY_DEADLINE)
+    return status == LAPSE_OK
+
+
+cdef inline object op_fill(lapse_table *t, lapse_lease *lease, object key, object value, int64_t life,
+                           const lapse_tags *tags, int64_t now):
+    """Store what was loaded under a lease; False if it is outdated."""
+    cdef PyObject *replaced = NULL
+    cdef lapse_status status = lapse_fill(t, lease, <PyObject *>value, life, tags, now, &replaced)
+    if status == LAPSE_OUTDATED:
+        return False
+    if status != LAPSE_OK:
+        refuse(status)
+    give_up_value(t, key, replaced)
+    return True
 
 
 cdef inline int op_restore(lapse_table *t, object key, object value, lapse_item *dates,
-                           int64_t now) except -1:
+                           const lapse_tags *tags, int64_t now) except -1:
     """Store a copied entry with its own dates."""
     cdef PyObject *replaced = NULL
     cdef uint64_t h = <uint64_t>fast_hash(key)
     dates.key, dates.value = <PyObject *>key, <PyObject *>value
-    cdef lapse_status status = lapse_put_item(t, dates, h, now, &replaced)
+    cdef lapse_status status = lapse_put_item(t, dates, h, tags, now, &replaced)
     if status != LAPSE_OK:
         refuse(status)
-    Py_XDECREF(replaced)
+    give_up_value(t, key, replaced)
     return 0
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from lapse import forks, sweeper
 from lapse._core import FIXED, PROBABILISTIC, SLIDING, Cache, describe
+from lapse.events import Announcer, Listener
 from lapse.views import CacheItems, CacheKeys, CacheValues
 
 if TYPE_CHECKING:
@@ -61,6 +62,16 @@ class CacheStats(NamedTuple):
     splits: int
     merges: int
     sweeps: int
+    #: Values that another one replaced.
+    replaced: int
+    #: Live entries removed by a pattern, by a tag, by clear or close.
+    pattern_deletes: int
+    tag_deletes: int
+    cleared: int
+    #: Loads that were outdated when they were to be stored.
+    fenced_stores: int
+    #: Exceptions that the listener raised.
+    listener_errors: int
 
     @property
     def hit_ratio(self) -> float:
@@ -90,7 +101,10 @@ class ExpiringCache(Native[K, V]):
         interval = sweeper.checked_interval(options["cleanup_interval"])
         if options["seed"] is None:
             options = options | {"seed": secrets.randbits(64)}
-        self._open(mode, options)
+        listener = options["listener"]
+        if listener is not None and not callable(listener):
+            raise TypeError(f"listener must be callable, not {listener!r}")
+        self._open(mode, options, listener and Announcer(listener, options["name"]))
         forks.watch(self)
         if interval is not None:
             sweeper.watch(self, interval)
@@ -234,7 +248,7 @@ class ExpiringCache(Native[K, V]):
         return twin
 
     def __reduce__(self) -> tuple[Any, ...]:
-        options = self._options | {"clock": None}
+        options = self._options | {"clock": None, "listener": None}
         state = getattr(self, "__dict__", None)
         return _unpickled, (type(self), self._mode, options, self._entries(), time.time()), state
 
@@ -277,7 +291,9 @@ class TTLCache(ExpiringCache[K, V]):
     Args:
         default_ttl: seconds (int, float or timedelta) that an entry lives; None = for ever.
         cleanup_interval: seconds between sweeps of expired entries; None = no sweeping thread.
-        maxsize, policy, weigher, listener: not available in this version.
+        maxsize, policy, weigher: not available in this version.
+        listener: called as `listener(key, value, cause)` after an entry, or a value, has left; cause is
+            replaced, deleted, pattern, tag, cleared, expired or early. Its exceptions are logged.
         jitter: 0 <= jitter < 1; each lifetime is multiplied by a draw from (1 - jitter, 1].
         clock: a callable that returns monotonic seconds; None = the native clock.
         name: shown in statistics.
@@ -300,7 +316,7 @@ class TTLCache(ExpiringCache[K, V]):
         maxsize: int | None = None,
         policy: str | None = None,
         weigher: Callable[[Any, Any], int] | None = None,
-        listener: Callable[[Any, Any, str], object] | None = None,
+        listener: Listener | None = None,
         jitter: float = 0.0,
         clock: Callable[[], float] | None = None,
         name: str | None = None,
@@ -308,9 +324,9 @@ class TTLCache(ExpiringCache[K, V]):
     ) -> None:
         options = {
             "default_ttl": default_ttl, "cleanup_interval": cleanup_interval, "jitter": jitter,
-            "clock": clock, "name": name, "seed": seed,
+            "clock": clock, "name": name, "seed": seed, "listener": listener,
         }  # fmt: skip
-        unbuilt = {"maxsize": maxsize, "policy": policy, "weigher": weigher, "listener": listener}
+        unbuilt = {"maxsize": maxsize, "policy": policy, "weigher": weigher}
         self._start(FIXED, options, **unbuilt)
 
 
@@ -337,7 +353,7 @@ class SlidingTTLCache(ExpiringCache[K, V]):
         maxsize: int | None = None,
         policy: str | None = None,
         weigher: Callable[[Any, Any], int] | None = None,
-        listener: Callable[[Any, Any, str], object] | None = None,
+        listener: Listener | None = None,
         jitter: float = 0.0,
         clock: Callable[[], float] | None = None,
         name: str | None = None,
@@ -345,9 +361,9 @@ class SlidingTTLCache(ExpiringCache[K, V]):
     ) -> None:
         options = {
             "default_ttl": default_ttl, "cleanup_interval": cleanup_interval, "jitter": jitter,
-            "clock": clock, "name": name, "seed": seed, "max_lifetime": max_lifetime,
+            "clock": clock, "name": name, "seed": seed, "listener": listener, "max_lifetime": max_lifetime,
         }  # fmt: skip
-        unbuilt = {"maxsize": maxsize, "policy": policy, "weigher": weigher, "listener": listener}
+        unbuilt = {"maxsize": maxsize, "policy": policy, "weigher": weigher}
         self._start(SLIDING, options, **unbuilt)
 
 
@@ -375,7 +391,7 @@ class ProbabilisticTTLCache(ExpiringCache[K, V]):
         maxsize: int | None = None,
         policy: str | None = None,
         weigher: Callable[[Any, Any], int] | None = None,
-        listener: Callable[[Any, Any, str], object] | None = None,
+        listener: Listener | None = None,
         jitter: float = 0.0,
         clock: Callable[[], float] | None = None,
         name: str | None = None,
@@ -387,10 +403,10 @@ class ProbabilisticTTLCache(ExpiringCache[K, V]):
             raise ValueError(f"beta must not be negative: {beta!r}")
         options = {
             "default_ttl": default_ttl, "cleanup_interval": cleanup_interval, "jitter": jitter,
-            "clock": clock, "name": name, "seed": seed,
+            "clock": clock, "name": name, "seed": seed, "listener": listener,
             "early_expiry_factor": early_expiry_factor, "beta": beta,
         }  # fmt: skip
-        unbuilt = {"maxsize": maxsize, "policy": policy, "weigher": weigher, "listener": listener}
+        unbuilt = {"maxsize": maxsize, "policy": policy, "weigher": weigher}
         self._start(PROBABILISTIC, options, **unbuilt)
 
 

@@ -1,0 +1,238 @@
+/* The fence: see fence.h for how it works, its invariants and who may call it. */
+#include "fence.h"
+
+#include "table.h"
+
+#include <assert.h>
+#include <string.h>
+
+#define STEP_LEASES 256u  /* leases that one step of a pass looks at, or a bucket's more, */
+#define STEP_BUCKETS 1024u /* and buckets */
+#define BUCKETS_BYTES (FENCE_BUCKETS * sizeof(lapse_lease *))
+#define EVENTS_BYTES (FENCE_EVENTS * sizeof(fence_event))
+
+/* --- Making --- */
+
+void fence_init(lapse_fence *f) {
+    memset(f, 0, sizeof *f);
+    fence_reset_locks(f);
+}
+
+void fence_reset_locks(lapse_fence *f) {
+    lock_init(&f->lock);
+    for (uint32_t i = 0; i < FENCE_LOCKS; i++) lock_init(&f->stripes[i].lock);
+}
+
+void fence_free(lapse_fence *f, const lapse_memory *memory) {
+    assert(f->out == 0 && f->passes == NULL);
+    if (f->buckets) memory->drop(f->buckets);
+    if (f->events) memory->unmap(f->events, EVENTS_BYTES);
+}
+
+size_t fence_bytes(const lapse_fence *f) {
+    size_t events = f->written < FENCE_EVENTS ? (size_t)f->written * sizeof(fence_event) : EVENTS_BYTES;
+    return (f->buckets ? BUCKETS_BYTES : 0) + events;
+}
+
+/* The first lease needs the arrays; they stay. */
+static bool make_arrays(lapse_fence *f, const lapse_memory *memory) {
+    if (RELAXED(&f->events)) return true; /* published last */
+    lapse_lease **buckets = memory->grab(BUCKETS_BYTES);
+    fence_event *events = memory->map(EVENTS_BYTES);
+    bool have = buckets && events, used = false;
+    lock_take(&f->lock);
+    if (have && f->events == NULL) {
+        PUBLISH(&f->buckets, buckets); /* release: pairs with the acquire in fence_pass_step() */
+        STORE(&f->events, events);
+        used = true;
+    }
+    lock_drop(&f->lock);
+    if (!used && buckets) memory->drop(buckets);
+    if (!used && events) memory->unmap(events, EVENTS_BYTES);
+    return have || RELAXED(&f->events) != NULL;
+}
+
+/* --- Buckets --- */
+
+static uint32_t bucket_of(uint64_t hash) { return (uint32_t)hash & (FENCE_BUCKETS - 1); }
+static lapse_lock *lock_of(lapse_fence *f, uint32_t bucket) { return &f->stripes[bucket % FENCE_LOCKS].lock; }
+
+static void unlink_lease(lapse_fence *f, const lapse_lease *l) {
+    lapse_lease **link = &f->buckets[bucket_of(l->hash)];
+    while (*link != l) link = &(*link)->next;
+    STORE(link, l->next);
+}
+
+/* --- What has happened; under the fence's lock --- */
+
+static bool pass_covers_key(const fence_pass *p, const lapse_text *key) {
+    for (size_t i = 0; i < p->n; i++)
+        if (pattern_matches(p->patterns[i], key)) return true;
+    return false;
+}
+
+static bool covered_by_pass(const lapse_fence *f, lapse_object *key) {
+    lapse_text text;
+    if (f->passes == NULL || !object_text(key, &text)) return false;
+    for (const fence_pass *p = f->passes; p; p = p->next)
+        if (pass_covers_key(p, &text)) return true;
+    return false;
+}
+
+static void write_event(lapse_fence *f, uint64_t tag) {
+    STORE(&f->sequence, f->sequence + 1);
+    if (RELAXED(&f->out) == 0) return; /* a lease that comes now finds the pass itself */
+    fence_event *e = &f->events[f->written++ % FENCE_EVENTS];
+    if (f->written > FENCE_EVENTS) f->forgotten = e->sequence;
+    *e = (fence_event){f->sequence, tag};
+}
+
+/* Has this tag been deleted since `born`, or is it being deleted? */
+static bool tag_deleted_since(const lapse_fence *f, uint64_t tag, uint64_t born) {
+    uint64_t kept = f->written < FENCE_EVENTS ? f->written : FENCE_EVENTS;
+    if (born < f->forgotten) return true; /* nobody knows any more */
+    for (const fence_pass *p = f->passes; p; p = p->next)
+        if (p->n == 0 && p->tag == tag) return true;
+    for (uint64_t i = f->written; i > f->written - kept; i--) {
+        const fence_event *e = &f->events[(i - 1) % FENCE_EVENTS];
+        if (e->sequence <= born) return false;
+        if (e->tag == tag) return true;
+    }
+    return false;
+}
+
+static bool tags_deleted_since(const lapse_fence *f, const lapse_tags *tags, uint64_t born) {
+    for (size_t i = 0; tags && i < tags->n; i++)
+        if (tag_deleted_since(f, tags->hashes[i], born)) return true;
+    return false;
+}
+
+/* --- Leases --- */
+
+static void set_state(lapse_fence *f, lapse_lease *l, lease_state state) {
+    lapse_lock *lock = lock_of(f, bucket_of(l->hash));
+    lock_take(lock);
+    l->state = state;
+    lock_drop(lock);
+}
+
+static lease_state state_of(lapse_fence *f, const lapse_lease *l) {
+    lapse_lock *lock = lock_of(f, bucket_of(l->hash));
+    lock_take(lock);
+    lease_state state = l->state;
+    lock_drop(lock);
+    return state;
+}
+
+/* Let a lease in, whose key and hash are set. It is refused, without an error, when there are too many. OK or
+ * NO_MEMORY. */
+lapse_status fence_admit(lapse_fence *f, const lapse_memory *memory, lapse_lease *l) {
+    l->state = LEASE_UNKNOWN;
+    if (!make_arrays(f, memory)) return LAPSE_NO_MEMORY;
+    if (FETCH_ADD64(&f->out, 1) >= LEASES_MAX) {
+        ADD(&f->out, (uint64_t)-1);
+        return LAPSE_OK;
+    }
+    FULL_FENCE(); /* the load's own reads come after this: a change that they miss sees the lease */
+    lock_take(&f->lock);
+    l->born = f->sequence;
+    lock_drop(&f->lock);
+    uint32_t b = bucket_of(l->hash);
+    lock_take(lock_of(f, b));
+    l->state = LEASE_GOOD;
+    l->next = f->buckets[b];
+    STORE(&f->buckets[b], l);
+    lock_drop(lock_of(f, b));
+    lock_take(&f->lock);
+    bool late = covered_by_pass(f, l->key);
+    lock_drop(&f->lock);
+    if (late) set_state(f, l, LEASE_OUTDATED);
+    return LAPSE_OK;
+}
+
+/* Forget a lease, filled or not. */
+void fence_dismiss(lapse_fence *f, lapse_lease *l) {
+    lapse_lock *lock = lock_of(f, bucket_of(l->hash));
+    lock_take(lock);
+    bool known = l->state != LEASE_UNKNOWN;
+    if (known) unlink_lease(f, l);
+    l->state = LEASE_UNKNOWN;
+    lock_drop(lock);
+    if (known) ADD(&f->out, (uint64_t)-1);
+}
+
+/* Is the lease good, for these tags too? If so the fence stays locked until fence_judged(): no pass and no
+ * clear begins in between, so that it finds whatever has been done meanwhile. */
+bool fence_judge(lapse_fence *f, const lapse_lease *l, const lapse_tags *tags) {
+    lock_take(&f->lock);
+    bool good = state_of(f, l) == LEASE_GOOD && f->cleared <= l->born && !covered_by_pass(f, l->key) &&
+                !tags_deleted_since(f, tags, l->born);
+    if (!good) lock_drop(&f->lock);
+    return good;
+}
+
+void fence_judged(lapse_fence *f) { lock_drop(&f->lock); }
+
+/* --- Changes --- */
+
+/* The entry of this key has changed or gone, or would have if it had been there. Under its segment's lock. */
+void fence_mark_key(lapse_fence *f, uint64_t hash, lapse_object *key) {
+    uint32_t b = bucket_of(hash);
+    if (ACQUIRE(&f->buckets) == NULL) return; /* the first lease is being made, and is younger */
+    lock_take(lock_of(f, b));
+    for (lapse_lease *l = f->buckets[b]; l; l = l->next)
+        if (l->hash == hash && (l->key == key || object_same(l->key, key) != DIFFERENT))
+            l->state = LEASE_OUTDATED;
+    lock_drop(lock_of(f, b));
+}
+
+/* Everything goes: no lease that is older than this call's end may be filled. */
+void fence_cleared(lapse_fence *f) {
+    lock_take(&f->lock);
+    STORE(&f->sequence, f->sequence + 1);
+    f->cleared = f->sequence;
+    lock_drop(&f->lock);
+}
+
+/* --- Passes --- */
+
+/* From here until fence_pass_end() no new lease that the pass covers is good. */
+void fence_pass_begin(lapse_fence *f, fence_pass *p) {
+    p->bucket = 0;
+    lock_take(&f->lock);
+    if (p->n == 0) write_event(f, p->tag);
+    p->next = f->passes;
+    f->passes = p;
+    lock_drop(&f->lock);
+}
+
+static uint32_t mark_bucket(lapse_fence *f, const fence_pass *p, uint32_t b) {
+    lapse_text text;
+    uint32_t n = 0;
+    lock_take(lock_of(f, b));
+    for (lapse_lease *l = f->buckets[b]; l; l = l->next, n++)
+        if (l->state == LEASE_GOOD && object_text(l->key, &text) && pass_covers_key(p, &text))
+            l->state = LEASE_OUTDATED;
+    lock_drop(lock_of(f, b));
+    return n;
+}
+
+/* One bounded step over the leases that were out when the pass began. True: call again. */
+bool fence_pass_step(lapse_fence *f, fence_pass *p) {
+    uint32_t looked = 0, end = p->bucket + STEP_BUCKETS;
+    lapse_lease **buckets = ACQUIRE(&f->buckets); /* acquire: pairs with PUBLISH in make_arrays() */
+    if (p->n == 0 || buckets == NULL || RELAXED(&f->out) == 0) return false;
+    uint32_t most = p->n < STEP_LEASES ? STEP_LEASES / (uint32_t)p->n : 1;
+    for (; p->bucket < FENCE_BUCKETS && p->bucket < end && looked < most; p->bucket++)
+        if (RELAXED(&buckets[p->bucket])) looked += mark_bucket(f, p, p->bucket);
+    return p->bucket < FENCE_BUCKETS;
+}
+
+void fence_pass_end(lapse_fence *f, fence_pass *p) {
+    lock_take(&f->lock);
+    if (p->n == 0) write_event(f, p->tag);
+    fence_pass **link = &f->passes;
+    while (*link != p) link = &(*link)->next;
+    *link = p->next;
+    lock_drop(&f->lock);
+}

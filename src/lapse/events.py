@@ -1,0 +1,63 @@
+"""Telling a listener what has left a cache.
+
+The native table calls an `Announcer` after the fact, with no lock held. It sees to the promises of
+`listener=`: each event comes once, the events of one thread come in that thread's order even if the
+listener itself changes the cache, and an exception of the listener is logged, never raised into the
+caller.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Literal
+
+__all__ = ["Announcer", "Cause", "Listener"]
+
+Cause = Literal[
+    "replaced", "deleted", "pattern", "tag", "cleared", "expired", "early", "evicted"
+]  # fmt: skip
+Listener = Callable[[Any, Any, Cause], object]
+
+log = logging.getLogger("lapse.events")
+
+
+class _Waiting(threading.local):
+    """What one thread has still to tell; None while its listener is not running."""
+
+    events: deque[tuple[Any, Any, Cause]] | None = None
+
+
+class Announcer:
+    """Calls a listener: `announcer(key, value, cause)`. Thread-safe."""
+
+    def __init__(self, listener: Listener, name: str | None) -> None:
+        self._listener = listener
+        self._name = name or "a cache"
+        self._waiting = _Waiting()
+        self._lock = threading.Lock()
+        #: Exceptions that the listener raised.
+        self.errors = 0
+
+    def __call__(self, key: Any, value: Any, cause: Cause) -> None:
+        """Tell of one event, or have the call that is under way in this thread tell of it next."""
+        waiting = self._waiting
+        if waiting.events is not None:
+            waiting.events.append((key, value, cause))
+            return
+        events = waiting.events = deque([(key, value, cause)])
+        try:
+            while events:
+                self._tell(*events.popleft())
+        finally:
+            waiting.events = None
+
+    def _tell(self, key: Any, value: Any, cause: Cause) -> None:
+        try:
+            self._listener(key, value, cause)
+        except Exception:
+            with self._lock:
+                self.errors += 1
+            log.exception("the listener of %s failed on %r (%s)", self._name, key, cause)
