@@ -65,7 +65,7 @@ static lapse_status erase_locked(erasure *e, segment *s, lapse_object *key, uint
     if (RELAXED(&e->t->fence.out) > 0) fence_mark_key(&e->t->fence, h, key);
     if (status == LAPSE_ABSENT) return LAPSE_OK;
     *erased = !passed(*deadline_at(s, slot), e->at);
-    table_remove(e->t, s, slot, &e->removed[e->n++]);
+    table_take(e->t, s, slot, h, &e->removed[e->n++]);
     return LAPSE_OK;
 }
 

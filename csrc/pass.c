@@ -103,11 +103,11 @@ static bool still_due(lapse_pass *p, member m) {
 }
 
 /* Remove or list one entry into `out`: how many that makes, 0 or 1. */
-static size_t treat(lapse_pass *p, segment *s, uint32_t slot, size_t counter, lapse_item *out) {
+static size_t treat(lapse_pass *p, segment *s, uint32_t slot, uint64_t h, size_t counter, lapse_item *out) {
     bool live = !passed(*deadline_at(s, slot), p->at);
     p->counts[counter] += live;
     if (!p->listing) {
-        table_remove(p->t, s, slot, out);
+        table_take(p->t, s, slot, h, out);
         return 1;
     }
     if (!live) return 0;
@@ -140,7 +140,7 @@ static bool walk_block(lapse_pass *p, lapse_item *out, size_t *n) {
     for (size_t i = 0; i < found; i++) {
         segment *s = lock_segment(p->t, m[i].hash);
         uint32_t slot = slot_of(s, m[i]);
-        if (slot != UINT32_MAX && still_due(p, m[i])) *n += treat(p, s, slot, p->next, out + *n);
+        if (slot != UINT32_MAX && still_due(p, m[i])) *n += treat(p, s, slot, m[i].hash, p->next, out + *n);
         lock_drop(&s->lock);
     }
     return found > 0;
@@ -281,7 +281,7 @@ static bool treat_segment(lapse_pass *p, segment *s, lapse_item *out, size_t roo
         size_t pattern = first_match(p, &text);
         if (pattern == p->n) continue;
         if (*n == room) return false;
-        *n += treat(p, s, slot, pattern, out + *n);
+        *n += treat(p, s, slot, *hash_at(s, slot), pattern, out + *n);
     }
     return true;
 }

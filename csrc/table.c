@@ -209,11 +209,17 @@ void lookup_end(lookup *l) {
 
 /* --- Removing and giving up --- */
 
-/* Take the entry of a full slot out of the locked segment, and out of the index. */
-void table_remove(lapse_table *t, segment *s, uint32_t slot, lapse_item *removed) {
-    if (UNLIKELY(RELAXED(&t->index.active)))
-        index_forget(&t->index, *hash_at(s, slot), entry_at(s, slot)->key);
+/* Take the entry of a full slot out of the locked segment, and out of the index. The caller knows its hash, which
+ * lies in a cache line of its own. */
+void table_take(lapse_table *t, segment *s, uint32_t slot, uint64_t h, lapse_item *removed) {
+    if (UNLIKELY(RELAXED(&t->index.active))) index_forget(&t->index, h, entry_at(s, slot)->key);
     segment_remove(s, slot, removed);
+}
+
+/* The same for a caller who does not. */
+void table_remove(lapse_table *t, segment *s, uint32_t slot, lapse_item *removed) {
+    if (UNLIKELY(RELAXED(&t->index.active))) table_take(t, s, slot, *hash_at(s, slot), removed);
+    else segment_remove(s, slot, removed);
 }
 
 void lapse_release(lapse_item *items, size_t n) {
@@ -263,9 +269,12 @@ size_t lapse_dismiss(lapse_table *t, lapse_item *items, size_t n, int64_t at, la
     size_t live = 0;
     for (size_t i = 0; i < n; i++) {
         if (passed(items[i].deadline, at)) continue;
-        lapse_item item = items[live];
-        items[live++] = items[i];
-        items[i] = item;
+        if (live < i) {
+            lapse_item item = items[live];
+            items[live] = items[i];
+            items[i] = item;
+        }
+        live++;
     }
     count_cause(t, cause, live);
     count_cause(t, LAPSE_BY_DEADLINE, n - live);
@@ -321,7 +330,7 @@ static NOINLINE lapse_status discard(lapse_table *t, lapse_object *key, uint64_t
     bool gone = status == LAPSE_OK;
     if (gone && why == LAPSE_EARLY) gone = entry_at(l.s, l.slot)->value == doomed;
     else if (gone) gone = passed(*deadline_at(l.s, l.slot), lapse_now(t, now));
-    if (gone) table_remove(t, l.s, l.slot, &removed);
+    if (gone) table_take(t, l.s, l.slot, h, &removed);
     lookup_end(&l);
     if (!gone) return why;
     lapse_cause cause = why == LAPSE_EARLY ? LAPSE_BY_DRAW : LAPSE_BY_DEADLINE;

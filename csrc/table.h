@@ -147,6 +147,7 @@ lapse_status read_under_lock(lapse_table *t, lapse_object *key, uint64_t h, int6
                              lapse_object **value);
 lapse_status judge_early(lapse_table *t, int64_t deadline, int64_t ttl, int64_t at);
 double draw(lapse_table *t);
+void table_take(lapse_table *t, segment *s, uint32_t slot, uint64_t h, lapse_item *removed);
 void table_remove(lapse_table *t, segment *s, uint32_t slot, lapse_item *removed);
 
 /* Give up what the index has done with, if anything; no lock is held. */

@@ -9,6 +9,7 @@
 #define FIRST_BITS 6u /* level 0 has 64 nodes */
 #define LEVELS 26u    /* 4 billion nodes */
 #define MAPPED_FROM ((size_t)256 << 10) /* levels of so many bytes are pages of their own */
+#define GROW_AHEAD 4u /* buckets between fetching and dividing */
 #define SETTLE_STEP 32u /* names given up in one step */
 #define SETTLE_BUCKETS 1024u /* label buckets looked into in one step */
 #define COMPARED_TAGS 8u /* up to so many, an entry's tags are compared with the new ones before a change */
@@ -106,6 +107,8 @@ static void grow(index_body *b, int which) {
         n->chain = *to;
         *to = id;
     }
+    uint32_t ahead = *bucket_at(b, which, old + GROW_AHEAD < fresh ? old + GROW_AHEAD : 0);
+    if (ahead) PREFETCH(node_at(b, ahead)); /* buckets are divided one after the other */
 }
 
 static void chain_in(index_body *b, int which, uint32_t id) {

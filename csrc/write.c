@@ -113,7 +113,7 @@ static lapse_status begin_put(lookup *l, lapse_table *t, const record *r, int64_
     for (;;) {
         lapse_status status = lookup_begin(l, t, r->e.key, r->hash);
         if (LIKELY(status == LAPSE_OK) && UNLIKELY(passed(*deadline_at(l->s, l->slot), at))) {
-            table_remove(t, l->s, l->slot, expired);
+            table_take(t, l->s, l->slot, r->hash, expired);
             return LAPSE_ABSENT;
         }
         if (status != LAPSE_ABSENT || segment_has_room(l->s, r->hash)) return status;
@@ -318,7 +318,7 @@ lapse_status lapse_delete(lapse_table *t, lapse_object *key, uint64_t hash, int6
     if (status == LAPSE_OK) {
         int64_t deadline = *deadline_at(l.s, l.slot), at;
         if (deadline != LAPSE_NEVER && deadline_passed(t, deadline, now, &at)) status = LAPSE_EXPIRED;
-        table_remove(t, l.s, l.slot, removed);
+        table_take(t, l.s, l.slot, mix_hash(hash), removed);
     }
     key_changed(t, mix_hash(hash), key);
     lookup_end(&l);
