@@ -74,6 +74,9 @@ void lapse_table_free(lapse_table *t) {
 /* May hits be read by read_quickly()? Fixed lifetimes, the native clock, reads without locks. */
 bool lapse_is_quick(const lapse_table *t) { return t->quick; }
 
+/* May an entry bear tags? A hint. */
+bool lapse_is_indexed(const lapse_table *t) { return RELAXED(&t->index.active); }
+
 /* --- Time and chance --- */
 
 /* `now` itself, or the native clock's precise reading. */
@@ -408,10 +411,13 @@ static size_t segment_bytes(const lapse_table *t, const segment *s) {
     return segment_heap_bytes(segment_slots(s), t->pool.ttls, t->pool.limits);
 }
 
+/* Bytes that know tags, prefixes and leases. */
+size_t lapse_tracking_bytes(lapse_table *t) { return index_bytes(&t->index) + fence_bytes(&t->fence); }
+
 /* Bytes of native memory: what segments use of slabs, by arithmetic, and every other allocation. */
 size_t lapse_bytes(lapse_table *t) {
     lock_take(&t->directory_lock); /* nobody makes, replaces or refits a segment now */
-    size_t bytes = sizeof *t + t->pool.slabs * sizeof(slab) + index_bytes(&t->index) + fence_bytes(&t->fence);
+    size_t bytes = sizeof *t + t->pool.slabs * sizeof(slab) + lapse_tracking_bytes(t);
     if (t->scratch) bytes += SEGMENT_SLOTS * sizeof(record);
     for (uint32_t d = 0; d <= MAX_DEPTH; d++)
         if (t->arrays[d]) bytes += sizeof(segment *) << d;

@@ -21,7 +21,7 @@ PACKAGE = Path(lapse.__file__).parent
 UNITS = {
     "_core": ["_core", "_queue"],
     "flight": ["flight"],
-    "caches": ["caches", "views", "sweeper", "forks", "events"],
+    "caches": ["caches", "views", "sweeper", "forks", "events", "stats"],
     "loading": ["loading"],
     "invalidation": ["invalidation"],
     "sources": ["sources"],

@@ -517,6 +517,7 @@ cdef class Cache:
             "merges": c.merges, "sweeps": c.sweeps, "segments": lapse_segments(t),
             "replaced": c.replaced, "pattern_deletes": c.by_pattern, "tag_deletes": c.by_tag,
             "cleared": c.cleared, "fenced_stores": c.fenced,
+            "bytes": lapse_bytes(t), "tracking_bytes": lapse_tracking_bytes(t),
             "listener_errors": 0 if self._listener is None else self._listener.errors,
         }
 
@@ -643,6 +644,7 @@ cdef class Walk:
             if self.done:
                 raise StopIteration
             self.refill()
+        cdef lapse_table *t
         cdef lapse_item *item = &self.items[self.used]
         self.used += 1
         key, value = taken(item.key), taken(item.value)
@@ -654,7 +656,8 @@ cdef class Walk:
             return key, value
         left = None if item.deadline == LAPSE_NEVER else item.deadline - self.at
         limit = None if item.limit == LAPSE_NEVER else item.limit - self.at
-        names = tuple(tags_of(opened(self.cache), key, self.at))
+        t = opened(self.cache)
+        names = tuple(tags_of(t, key, self.at)) if lapse_is_indexed(t) else ()
         return key, value, left, item.ttl, limit, bool(item.own_ttl), names
 
     cdef int refill(self) except -1:

@@ -92,6 +92,8 @@ cdef extern from "lapse.h" nogil:
     void lapse_table_free(lapse_table *t)
     size_t lapse_len(lapse_table *t, int64_t now)
     size_t lapse_bytes(lapse_table *t)
+    size_t lapse_tracking_bytes(lapse_table *t)
+    bint lapse_is_indexed(const lapse_table *t)
     size_t lapse_segments(const lapse_table *t)
     void lapse_counters_read(const lapse_table *t, lapse_counters *out)
     bint lapse_is_quick(const lapse_table *t)

@@ -16,11 +16,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from datetime import timedelta
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lapse import forks, sweeper
 from lapse._core import FIXED, PROBABILISTIC, SLIDING, Cache, describe
 from lapse.events import Announcer, Listener
+from lapse.stats import CacheStats
 from lapse.views import CacheItems, CacheKeys, CacheValues
 
 if TYPE_CHECKING:
@@ -37,47 +38,6 @@ if TYPE_CHECKING:
     Native = Cache
 else:
     Native = GenericAlias(Cache, (K, V))  # lets a class be derived from Native[K, V]
-
-
-class CacheStats(NamedTuple):
-    """Counters of one cache since it was made."""
-
-    #: Reads (get, c[k], gather, get_many) that found a live entry.
-    hits: int
-    #: Reads that did not.
-    misses: int
-    #: Entries stored, new or over an old one.
-    sets: int
-    #: Live entries removed by delete, del, pop or popitem.
-    deletes: int
-    #: Expired entries removed, by a read, a write or a sweep.
-    expirations: int
-    #: Entries that a probabilistic read ended before their deadline.
-    early_expirations: int
-    #: Live entries now.
-    size: int
-    #: Native segments now.
-    segments: int
-    #: Segments split, merged; complete sweeps made.
-    splits: int
-    merges: int
-    sweeps: int
-    #: Values that another one replaced.
-    replaced: int
-    #: Live entries removed by a pattern, by a tag, by clear or close.
-    pattern_deletes: int
-    tag_deletes: int
-    cleared: int
-    #: Loads that were outdated when they were to be stored.
-    fenced_stores: int
-    #: Exceptions that the listener raised.
-    listener_errors: int
-
-    @property
-    def hit_ratio(self) -> float:
-        """Hits over reads; 0.0 before the first read."""
-        reads = self.hits + self.misses
-        return self.hits / reads if reads else 0.0
 
 
 class ExpiringCache(Native[K, V]):
@@ -292,8 +252,9 @@ class TTLCache(ExpiringCache[K, V]):
         default_ttl: seconds (int, float or timedelta) that an entry lives; None = for ever.
         cleanup_interval: seconds between sweeps of expired entries; None = no sweeping thread.
         maxsize, policy, weigher: not available in this version.
-        listener: called as `listener(key, value, cause)` after an entry, or a value, has left; cause is
-            replaced, deleted, pattern, tag, cleared, expired or early. Its exceptions are logged.
+        listener: called as `listener(key, value, cause)` after an entry, or a value, has left;
+            cause is replaced, deleted, pattern, tag, cleared, expired or early. Its exceptions
+            are logged.
         jitter: 0 <= jitter < 1; each lifetime is multiplied by a draw from (1 - jitter, 1].
         clock: a callable that returns monotonic seconds; None = the native clock.
         name: shown in statistics.
@@ -361,7 +322,8 @@ class SlidingTTLCache(ExpiringCache[K, V]):
     ) -> None:
         options = {
             "default_ttl": default_ttl, "cleanup_interval": cleanup_interval, "jitter": jitter,
-            "clock": clock, "name": name, "seed": seed, "listener": listener, "max_lifetime": max_lifetime,
+            "clock": clock, "name": name, "seed": seed, "listener": listener,
+            "max_lifetime": max_lifetime,
         }  # fmt: skip
         unbuilt = {"maxsize": maxsize, "policy": policy, "weigher": weigher}
         self._start(SLIDING, options, **unbuilt)
