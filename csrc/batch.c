@@ -64,6 +64,7 @@ static void trace_values(const lapse_block *b, trace *at) {
 static lapse_status take_traced(lapse_table *t, const trace *at, int64_t coarse, int64_t now,
                                 lapse_object **value) {
     if (at->known != LAPSE_OK) return at->known;
+    if (at->s->nodes) return LAPSE_MORE;
     int64_t deadline = *deadline_at(at->s, at->slot);
     if (deadline != LAPSE_NEVER) {
         if (t->mode != LAPSE_FIXED) return LAPSE_MORE;

@@ -69,7 +69,7 @@ static bool same_plan(plan a, plan b) {
 /* --- Memory --- */
 
 segment *new_heap_segment(lapse_table *t, uint32_t slots) {
-    segment *s = segment_on_heap(t->config.memory, slots, t->pool.ttls, t->pool.limits);
+    segment *s = segment_on_heap(t->config.memory, slots, t->pool.arrays);
     if (s) write_begin(s); /* outside the directory: odd */
     if (s) s->dead = true;
     return s;

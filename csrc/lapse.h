@@ -59,7 +59,8 @@ typedef enum {
     LAPSE_BY_TAG,
     LAPSE_CLEARED,
     LAPSE_BY_DEADLINE,
-    LAPSE_BY_DRAW
+    LAPSE_BY_DRAW,
+    LAPSE_EVICTED
 } lapse_cause;
 
 typedef enum { LAPSE_FIXED, LAPSE_SLIDING, LAPSE_PROBABILISTIC } lapse_mode;
@@ -88,6 +89,8 @@ typedef struct {
     double jitter;        /* a stored lifetime is multiplied by a draw from (1 - jitter, 1] */
     uint64_t seed;        /* of the table's generator */
     bool own_clock;       /* the caller passes every `now`; false: the native clock may be read */
+    bool lru;             /* bounded: the entry that was not used for longest goes first */
+    uint64_t max_entries; /* of a bounded table */
     bool locked_reads;    /* free-threaded builds: reads take the segment's lock */
     const lapse_memory *memory; /* NULL: lapse_system_memory */
     lapse_observer observer;    /* NULL: none */
@@ -109,7 +112,7 @@ typedef struct {
 
 typedef struct {
     uint64_t hits, misses, sets, deletes, expirations, early, splits, merges, sweeps;
-    uint64_t replaced, by_pattern, by_tag, cleared, fenced;
+    uint64_t replaced, by_pattern, by_tag, cleared, fenced, evictions;
 } lapse_counters;
 
 #define LAPSE_BLOCK 32 /* keys that one batched read takes at most */

@@ -164,6 +164,7 @@ INLINE lapse_status read_once(lapse_table *t, lapse_object *key, uint64_t h, int
     if (UNLIKELY(status == LAPSE_EXPIRED)) object_unref(x);
 #else
     if (LIKELY(status != LAPSE_EXPIRED)) object_ref(x);
+    if (v.s->nodes && !quiet && status == LAPSE_OK) order_use(&t->order, v.s->nodes[slot]);
 #endif
     *value = x;
     return status;

@@ -12,14 +12,19 @@ static size_t side_bytes(uint32_t slots) { return slots + 2u * BITMAP_BYTES(slot
 
 static size_t line_up(size_t bytes) { return (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE; }
 
-size_t segment_heap_bytes(uint32_t slots, bool ttls, bool limits) {
+size_t arrays_bytes(segment_arrays arrays, uint32_t slots) {
+    return slots *
+           (sizeof(int64_t) * ((size_t)arrays.ttls + arrays.limits) + sizeof(uint32_t) * arrays.nodes);
+}
+
+size_t segment_heap_bytes(uint32_t slots, segment_arrays arrays) {
     return line_up(sizeof(segment)) + line_up(side_bytes(slots)) + pages_bytes(slots) +
-           slots * sizeof(int64_t) * ((size_t)ttls + limits);
+           arrays_bytes(arrays, slots);
 }
 
 /* Point the header at its arrays: control words and bitmaps at `side`, the rest at `data`, each with
  * places for `slots`. All of it stays for the life of the memory. */
-void segment_place(segment *s, uint8_t *side, uint8_t *data, uint32_t slots, bool ttls, bool limits) {
+void segment_place(segment *s, uint8_t *side, uint8_t *data, uint32_t slots, segment_arrays arrays) {
     uint32_t page_slots = slots < PAGE_SLOTS ? slots : PAGE_SLOTS;
     int64_t *behind_pages = (int64_t *)(void *)(data + pages_bytes(slots));
     s->ctrl = side;
@@ -28,19 +33,21 @@ void segment_place(segment *s, uint8_t *side, uint8_t *data, uint32_t slots, boo
     s->pages = data;
     s->hashes_at = page_slots * (uint32_t)sizeof(int64_t);
     s->entries_at = 2 * s->hashes_at;
-    s->ttls = ttls ? behind_pages : NULL;
-    s->limits = limits ? behind_pages + slots * ttls : NULL;
+    s->ttls = arrays.ttls ? behind_pages : NULL;
+    s->limits = arrays.limits ? behind_pages + slots * arrays.ttls : NULL;
+    s->nodes =
+        arrays.nodes ? (uint32_t *)(behind_pages + slots * ((size_t)arrays.ttls + arrays.limits)) : NULL;
     s->next_rank = RANK_NEVER;
     lock_init(&s->lock);
 }
 
 /* One zeroed allocation that holds a whole empty segment, or NULL. */
-segment *segment_on_heap(const lapse_memory *memory, uint32_t slots, bool ttls, bool limits) {
-    uint8_t *block = memory->grab(segment_heap_bytes(slots, ttls, limits));
+segment *segment_on_heap(const lapse_memory *memory, uint32_t slots, segment_arrays arrays) {
+    uint8_t *block = memory->grab(segment_heap_bytes(slots, arrays));
     if (block == NULL) return NULL;
     uint8_t *side = block + line_up(sizeof(segment));
     segment *s = (segment *)(void *)block;
-    segment_place(s, side, side + line_up(side_bytes(slots)), slots, ttls, limits);
+    segment_place(s, side, side + line_up(side_bytes(slots)), slots, arrays);
     s->groups = slots / GROUP_SLOTS;
     return s;
 }
@@ -103,6 +110,7 @@ void segment_write(segment *s, uint32_t slot, const record *r) {
     STORE(deadline_at(s, slot), r->deadline);
     if (s->ttls) STORE(&s->ttls[slot], r->ttl);
     if (s->limits) STORE(&s->limits[slot], r->limit);
+    if (s->nodes) STORE(&s->nodes[slot], r->node);
     note_deadline(s, r->deadline);
 }
 
@@ -157,6 +165,7 @@ void segment_read(const segment *s, uint32_t slot, record *out) {
     out->deadline = RELAXED(deadline_at(s, slot));
     out->ttl = s->ttls ? RELAXED(&s->ttls[slot]) : 0;
     out->limit = s->limits ? s->limits[slot] : LAPSE_NEVER;
+    out->node = s->nodes ? s->nodes[slot] : 0;
     out->own = marked(s->own, s->own_count, slot);
     out->gc = marked(s->gc, s->gc_count, slot);
 }

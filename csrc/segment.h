@@ -1,9 +1,9 @@
 /* A segment: a small open-addressing table of entries that share a prefix of the mixed hash.
  *
- *   header   seq | ctrl* | pages* | ttls* | first_hash | groups, depth | hashes_at, entries_at | ...
+ *   header   seq | ctrl* | pages* | ttls* | first_hash | groups, depth | hashes_at, entries_at | nodes* | ...
  *   ctrl     one control byte a slot (probe.h)
  *   bitmaps  gc: may be in a cycle      own: its lifetime is not the table's default
- *   data     slot pages, then [ttls[slots]]  [limits[slots]]
+ *   data     slot pages, then [ttls[slots]]  [limits[slots]]  [nodes[slots]]
  *
  *   slot page, 4 KiB:   | deadlines[128] | hashes[128] | entries[128] of {key, value} |
  *                       0               1,024         2,048                           4,096
@@ -66,7 +66,7 @@ typedef struct segment {
     uint32_t groups;     /* slots / 16 */
     uint32_t depth;      /* how many leading bits of first_hash count */
     uint32_t hashes_at, entries_at; /* where they begin on a page; deadlines begin at 0 */
-    uint64_t pad;
+    uint32_t *nodes; /* NULL unless the table keeps an order: the entry's place in it (order.h) */
     /* Used by writers only. */
     uint64_t next_rank; /* a lower bound of DEADLINE_RANK over the segment */
     uint64_t *gc, *own; /* bitmaps */
@@ -81,11 +81,17 @@ typedef struct segment {
 
 static_assert(sizeof(void *) != 8 || offsetof(segment, next_rank) == CACHE_LINE, "a read needs one line");
 
+/* The arrays behind the pages that a table's segments have. */
+typedef struct {
+    bool ttls, limits, nodes;
+} segment_arrays;
+
 /* Everything about one entry that moves with it. */
 typedef struct {
     entry e;
     uint64_t hash;
     int64_t deadline, ttl, limit;
+    uint32_t node;
     bool own, gc; /* gc: known from the bitmap, so that moving touches neither key nor value */
 } record;
 
@@ -174,9 +180,10 @@ INLINE void write_end(segment *s) {
 
 /* --- Making and filling --- */
 
-size_t segment_heap_bytes(uint32_t slots, bool ttls, bool limits);
-segment *segment_on_heap(const lapse_memory *memory, uint32_t slots, bool ttls, bool limits);
-void segment_place(segment *s, uint8_t *side, uint8_t *data, uint32_t slots, bool ttls, bool limits);
+size_t arrays_bytes(segment_arrays arrays, uint32_t slots);
+size_t segment_heap_bytes(uint32_t slots, segment_arrays arrays);
+segment *segment_on_heap(const lapse_memory *memory, uint32_t slots, segment_arrays arrays);
+void segment_place(segment *s, uint8_t *side, uint8_t *data, uint32_t slots, segment_arrays arrays);
 void segment_reset(segment *s, uint32_t slots);
 
 bool segment_has_room(const segment *s, uint64_t h);

@@ -6,11 +6,11 @@
 #define ROUND_UP(n, unit) (((n) + (unit) - 1) / (unit) * (unit))
 
 /* Work out how many segments a slab holds: sides first, then page-aligned data. */
-void pool_init(slab_pool *p, const lapse_memory *memory, bool ttls, bool limits) {
-    *p = (slab_pool){.memory = memory, .ttls = ttls, .limits = limits};
+void pool_init(slab_pool *p, const lapse_memory *memory, segment_arrays arrays) {
+    *p = (slab_pool){.memory = memory, .arrays = arrays};
     p->side_bytes = ROUND_UP(sizeof(segment), CACHE_LINE) + SEGMENT_SLOTS + 2 * SEGMENT_SLOTS / 8;
     p->data_bytes = SEGMENT_SLOTS / PAGE_SLOTS * PAGE_BYTES;
-    p->data_bytes += SEGMENT_SLOTS * sizeof(int64_t) * ((size_t)ttls + limits);
+    p->data_bytes += arrays_bytes(arrays, SEGMENT_SLOTS);
     p->per_slab = (uint32_t)(SLAB_BYTES / (p->side_bytes + p->data_bytes));
     while (ROUND_UP(p->per_slab * p->side_bytes, PAGE_BYTES) + p->per_slab * p->data_bytes > SLAB_BYTES)
         p->per_slab--;
@@ -61,7 +61,7 @@ static segment *fresh_header(slab_pool *p, slab *sl) {
     segment *s = (segment *)(void *)side;
     s->slab = sl;
     segment_place(s, side + ROUND_UP(sizeof(segment), CACHE_LINE),
-                  sl->pages + p->data_offset + i * p->data_bytes, SEGMENT_SLOTS, p->ttls, p->limits);
+                  sl->pages + p->data_offset + i * p->data_bytes, SEGMENT_SLOTS, p->arrays);
     return s;
 }
 
@@ -115,8 +115,9 @@ void pool_trim(const segment *s) {
 /* Bytes of a segment that are in use, by arithmetic. */
 size_t pool_bytes_in_use(const slab_pool *p, const segment *s) {
     uint32_t slots = segment_slots(s);
-    size_t more = ROUND_UP(slots * sizeof(int64_t), PAGE_BYTES) * ((size_t)p->ttls + p->limits);
-    return p->side_bytes + slots / PAGE_SLOTS * PAGE_BYTES + more;
+    size_t each = ROUND_UP(slots * sizeof(int64_t), PAGE_BYTES) * ((size_t)p->arrays.ttls + p->arrays.limits);
+    size_t nodes = ROUND_UP(slots * sizeof(uint32_t), PAGE_BYTES) * p->arrays.nodes;
+    return p->side_bytes + slots / PAGE_SLOTS * PAGE_BYTES + each + nodes;
 }
 
 /* After a fork: no free segment's lock is held. */

@@ -31,13 +31,13 @@ typedef struct slab {
 typedef struct {
     const lapse_memory *memory;
     slab *first, *open; /* open: where a free segment was last seen */
-    bool ttls, limits;
+    segment_arrays arrays;
     uint32_t per_slab;
     size_t side_bytes, data_bytes, data_offset;
     size_t slabs;
 } slab_pool;
 
-void pool_init(slab_pool *p, const lapse_memory *memory, bool ttls, bool limits);
+void pool_init(slab_pool *p, const lapse_memory *memory, segment_arrays arrays);
 void pool_add(slab_pool *p, slab *fresh);
 slab *pool_new_slab(const slab_pool *p);
 void pool_drop_slab(const slab_pool *p, slab *sl);

@@ -174,14 +174,18 @@ static void bury(lapse_table *t, segment *s) {
     lock_drop(&s->lock);
 }
 
-/* Move every segment from the directory to the graveyard; what a forked parent had buried already is
+/* Move every segment from the directory to the graveyard, and answer how many entries they hold; what a forked parent had buried already is
  * passed over. Under the directory lock. */
-static void bury_all(lapse_table *t) {
+static uint64_t bury_all(lapse_table *t) {
+    uint64_t entries = 0;
     for (uint64_t cursor = 0, more = 1; more;) {
         segment *s = locate(t, cursor);
         more = advance(&cursor, s);
-        if (!s->dead) bury(t, s);
+        if (s->dead) continue;
+        bury(t, s);
+        entries += s->used;
     }
+    return entries;
 }
 
 /* Make a blank segment, which is locked, the only one. */
@@ -201,19 +205,22 @@ static void start_over(lapse_table *t, segment *blank) {
 /* Empty the table in time proportional to its segments: the entries are only put aside, and
  * lapse_drain() hands them out. OK or NO_MEMORY (nothing has changed then). */
 lapse_status lapse_detach(lapse_table *t) {
+    lapse_order old_order = {.on = false};
     segment *fresh = new_heap_segment(t, SEGMENT_MIN_SLOTS);
     if (fresh == NULL) return LAPSE_NO_MEMORY;
     lock_take(&t->directory_lock);
     segment *old = retired_take(t, SEGMENT_MIN_SLOTS), *blank = old ? old : fresh;
     lock_take(&blank->lock);
     fence_cleared(&t->fence); /* what is filled from here on, into a segment not yet buried, is not stored */
-    bury_all(t);
+    uint64_t entries = bury_all(t);
     index_put_aside(&t->index);
+    if (t->order.on) order_restart(&t->order, entries, &old_order);
     fence_cleared(&t->fence); /* nor what was loaded meanwhile */
     start_over(t, blank);
     lock_drop(&blank->lock);
     if (old) t->config.memory->drop(fresh); /* nobody has seen it */
     lock_drop(&t->directory_lock);
+    order_free(&old_order, t->config.memory);
     return LAPSE_OK;
 }
 
@@ -234,6 +241,7 @@ void lapse_after_fork(lapse_table *t) {
     for (segment *s = t->graveyard; s; s = s->next) lock_init(&s->lock);
     pool_reset_locks(&t->pool);
     lock_init(&t->index.lock);
+    lock_init(&t->order.lock);
     fence_reset_locks(&t->fence);
     if (burying) lapse_detach(t);
 }

@@ -37,9 +37,9 @@ lapse_table *lapse_table_new(const lapse_config *config) {
     t->config.memory = memory;
     t->mode = config->mode;
     t->own_clock = config->own_clock;
-    t->locked_reads = config->locked_reads;
-    bool locked = LAPSE_THREADS && config->locked_reads;
-    t->quick = config->mode == LAPSE_FIXED && !config->own_clock && !locked;
+    t->locked_reads = config->locked_reads || config->lru; /* a read moves its entry's node */
+    bool locked = LAPSE_THREADS && t->locked_reads;
+    t->quick = config->mode == LAPSE_FIXED && !config->own_clock && !locked && !config->lru;
     t->slack = clock_slack();
     t->tick = config->own_clock ? 0 : clock_tick();
     t->random = config->seed;
@@ -47,8 +47,10 @@ lapse_table *lapse_table_new(const lapse_config *config) {
     lock_init(&t->index.lock);
     t->index.epoch = 1;
     fence_init(&t->fence);
-    bool sliding = config->mode == LAPSE_SLIDING;
-    pool_init(&t->pool, memory, config->mode != LAPSE_FIXED, sliding && config->max_lifetime != LAPSE_NEVER);
+    order_init(&t->order, config->lru, config->max_entries);
+    segment_arrays arrays = {.ttls = config->mode != LAPSE_FIXED, .nodes = config->lru};
+    arrays.limits = config->mode == LAPSE_SLIDING && config->max_lifetime != LAPSE_NEVER;
+    pool_init(&t->pool, memory, arrays);
     if (first_segment(t)) return t;
     lapse_table_free(t);
     return NULL;
@@ -59,6 +61,7 @@ void lapse_table_free(lapse_table *t) {
     const lapse_memory *memory = t->config.memory;
     if (t->directory) empty_for_good(t);
     fence_free(&t->fence, memory);
+    order_free(&t->order, memory);
     while (t->retired) {
         segment *s = t->retired;
         t->retired = s->next;
@@ -216,12 +219,16 @@ void lookup_end(lookup *l) {
  * lies in a cache line of its own. */
 void table_take(lapse_table *t, segment *s, uint32_t slot, uint64_t h, lapse_item *removed) {
     if (UNLIKELY(RELAXED(&t->index.active))) index_forget(&t->index, h, entry_at(s, slot)->key);
+    if (s->nodes) {
+        order_drop(&t->order, s->nodes[slot]);
+        order_give_token(&t->order);
+    }
     segment_remove(s, slot, removed);
 }
 
 /* The same for a caller who does not. */
 void table_remove(lapse_table *t, segment *s, uint32_t slot, lapse_item *removed) {
-    if (UNLIKELY(RELAXED(&t->index.active))) table_take(t, s, slot, *hash_at(s, slot), removed);
+    if (UNLIKELY(RELAXED(&t->index.active)) || s->nodes) table_take(t, s, slot, *hash_at(s, slot), removed);
     else segment_remove(s, slot, removed);
 }
 
@@ -263,6 +270,7 @@ static void count_cause(lapse_table *t, lapse_cause cause, size_t n) {
     case LAPSE_BY_DEADLINE: COUNT_MANY(t, expirations, n); break;
     case LAPSE_BY_DRAW: COUNT_MANY(t, early, n); break;
     case LAPSE_REPLACED: COUNT_MANY(t, replaced, n); break;
+    case LAPSE_EVICTED: COUNT_MANY(t, evictions, n); break;
     }
 }
 
@@ -300,9 +308,9 @@ NOINLINE void rearm(segment *s, uint32_t slot, uint64_t seq, int64_t deadline) {
 static lapse_status settle_hit(lapse_table *t, segment *s, uint32_t slot, int64_t now, bool quiet) {
     dates d = dates_at(s, slot);
     int64_t at = 0;
-    if (d.deadline == LAPSE_NEVER) return LAPSE_OK;
-    if (deadline_passed(t, d.deadline, now, &at)) return LAPSE_EXPIRED;
-    if (quiet) return LAPSE_OK;
+    if (d.deadline != LAPSE_NEVER && deadline_passed(t, d.deadline, now, &at)) return LAPSE_EXPIRED;
+    if (!quiet && s->nodes) order_use(&t->order, s->nodes[slot]);
+    if (quiet || d.deadline == LAPSE_NEVER) return LAPSE_OK;
     if (t->mode == LAPSE_PROBABILISTIC) return judge_early(t, d.deadline, d.ttl, at);
     if (t->mode != LAPSE_SLIDING || d.ttl == LAPSE_NEVER) return LAPSE_OK;
     int64_t slid = slid_deadline(d, at);
@@ -408,7 +416,7 @@ size_t lapse_segments(const lapse_table *t) { return RELAXED(&t->segments); }
 
 static size_t segment_bytes(const lapse_table *t, const segment *s) {
     if (s->slab) return pool_bytes_in_use(&t->pool, s);
-    return segment_heap_bytes(segment_slots(s), t->pool.ttls, t->pool.limits);
+    return segment_heap_bytes(segment_slots(s), t->pool.arrays);
 }
 
 /* Bytes that know tags, prefixes and leases. */
@@ -418,6 +426,7 @@ size_t lapse_tracking_bytes(lapse_table *t) { return index_bytes(&t->index) + fe
 size_t lapse_bytes(lapse_table *t) {
     lock_take(&t->directory_lock); /* nobody makes, replaces or refits a segment now */
     size_t bytes = sizeof *t + t->pool.slabs * sizeof(slab) + lapse_tracking_bytes(t);
+    bytes += order_bytes(&t->order);
     if (t->scratch) bytes += SEGMENT_SLOTS * sizeof(record);
     for (uint32_t d = 0; d <= MAX_DEPTH; d++)
         if (t->arrays[d]) bytes += sizeof(segment *) << d;
@@ -469,6 +478,19 @@ static bool check_index(lapse_table *t) {
     return found == postings;
 }
 
+/* Every entry has a node, and every node an entry. */
+static bool check_order(lapse_table *t) {
+    size_t nodes, entries = 0;
+    if (!order_check(&t->order, &nodes)) return false;
+    for (uint64_t cursor = 0, more = 1; more && t->order.on;) {
+        const segment *s = locate(t, cursor);
+        entries += s->used;
+        cursor = segment_last_hash(s) + 1;
+        more = cursor != 0;
+    }
+    return entries == nodes;
+}
+
 /* Walk every invariant of the table and its segments; nobody else may be using it meanwhile. */
 bool lapse_check(lapse_table *t) {
     size_t segments = 0;
@@ -483,5 +505,5 @@ bool lapse_check(lapse_table *t) {
         segments++;
         deepest = s->depth > deepest ? s->depth : deepest;
     }
-    return segments == t->segments && deepest == bits && check_index(t);
+    return segments == t->segments && deepest == bits && check_index(t) && check_order(t);
 }

@@ -17,18 +17,19 @@
  *      seq or by segment_covers().
  *
  * Locks, in this order: directory_lock (splits, merges, detaching, the pool), then one segment's
- * lock, in ascending first_hash where two are held, then the fence's, then the index's or one of the
- * fence's buckets'. Users' code never runs under any of them.
+ * lock, in ascending first_hash where two are held, then the fence's, then the order's, the index's or one of
+ * the fence's buckets'. Users' code never runs under any of them.
  *
  * Files: read.h the lock-free read; table.c making, locating, reading; write.c single-key writes and fills;
  * grow.c splits and replacement; steps.c sweep, shrink, clear, collect; batch.c many keys at once; pass.c
- * removal by pattern and by tag; tags.c the index, fence.c the leases.
+ * removal by pattern and by tag; tags.c the index, fence.c the leases, order.c the order of use.
  */
 #ifndef LAPSE_TABLE_H
 #define LAPSE_TABLE_H
 
 #include "clock.h"
 #include "fence.h"
+#include "order.h"
 #include "segment.h"
 #include "slab.h"
 #include "tags.h"
@@ -71,6 +72,7 @@ struct lapse_table {
     segment *graveyard;   /* detached by clear, entries still inside */
     tag_index index;
     lapse_fence fence;
+    lapse_order order;
     stripe counters[COUNTER_STRIPES];
 };
 
@@ -164,6 +166,7 @@ void directory_fit(lapse_table *t);
 void refit(lapse_table *t, segment *s, uint32_t slots);
 void replace_segment(lapse_table *t, segment *s, segment *to);
 void retire(lapse_table *t, segment *s);
+void table_evict(lapse_table *t, int64_t at); /* evict.c */
 void empty_for_good(lapse_table *t); /* steps.c */
 void table_prefetch(const lapse_table *t, size_t n, const uint64_t *mixed); /* batch.c */
 segment *retired_take(lapse_table *t, uint32_t slots);

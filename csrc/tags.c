@@ -1,14 +1,11 @@
 /* The tag index: see tags.h for what it holds, its invariants and who may call it. */
 #include "tags.h"
 
-#include "probe.h"
+#include "levels.h"
 
 #include <assert.h>
 #include <string.h>
 
-#define FIRST_BITS 6u /* level 0 has 64 nodes */
-#define LEVELS 26u    /* 4 billion nodes */
-#define MAPPED_FROM ((size_t)256 << 10) /* levels of so many bytes are pages of their own */
 #define GROW_AHEAD 4u /* buckets between fetching and dividing */
 #define SETTLE_STEP 32u /* names given up in one step */
 #define SETTLE_BUCKETS 1024u /* label buckets looked into in one step */
@@ -32,7 +29,8 @@ static_assert(sizeof(void *) != 8 || sizeof(node) == 32, "two nodes a cache line
 /* Both hashes chain nodes through `chain`, which starts in a bucket. */
 enum { LABELS, MEMBERS, HASHES };
 
-#define LEVEL_BYTES(k) (((size_t)1 << (FIRST_BITS + (k))) * (sizeof(node) + HASHES * sizeof(uint32_t)))
+#define ELEMENT_BYTES \
+    (sizeof(node) + HASHES * sizeof(uint32_t)) /* of a level: a node and a bucket of each hash */
 
 struct index_body {
     uint8_t *levels[LEVELS]; /* nodes[n] | label buckets[n] | member buckets[n] */
@@ -46,10 +44,6 @@ struct index_body {
 
 /* --- Nodes and buckets; 0 is no node --- */
 
-static uint32_t level_of(uint32_t i) { return highest_bit(i + (1u << FIRST_BITS)) - FIRST_BITS; }
-static size_t level_nodes(uint32_t k) { return (size_t)1 << (FIRST_BITS + k); }
-static size_t place_in_level(uint32_t i, uint32_t k) { return i + (1u << FIRST_BITS) - level_nodes(k); }
-
 static node *node_at(const index_body *b, uint32_t id) {
     uint32_t k = level_of(id);
     return (node *)(void *)b->levels[k] + place_in_level(id, k);
@@ -57,12 +51,12 @@ static node *node_at(const index_body *b, uint32_t id) {
 
 static uint32_t *bucket_at(const index_body *b, int which, uint32_t i) {
     uint32_t k = level_of(i);
-    uint32_t *arrays = (uint32_t *)(void *)((node *)(void *)b->levels[k] + level_nodes(k));
-    return arrays + level_nodes(k) * (size_t)which + place_in_level(i, k);
+    uint32_t *arrays = (uint32_t *)(void *)((node *)(void *)b->levels[k] + level_elements(k));
+    return arrays + level_elements(k) * (size_t)which + place_in_level(i, k);
 }
 
 static bool has_room(const index_body *b, size_t nodes) {
-    return b && (((size_t)1 << b->level_count) - 1) * level_nodes(0) - 1 - b->used >= nodes;
+    return b && levels_capacity(b->level_count) - 1 - b->used >= nodes;
 }
 
 static uint32_t take_node(index_body *b) {
@@ -227,16 +221,6 @@ static void rest_if_empty(tag_index *ix) {
 
 /* --- Making room; with no lock held --- */
 
-static uint8_t *new_level(const lapse_memory *memory, uint32_t k) {
-    if (k == LEVELS) return NULL;
-    return LEVEL_BYTES(k) < MAPPED_FROM ? memory->grab(LEVEL_BYTES(k)) : memory->map(LEVEL_BYTES(k));
-}
-
-static void drop_level(const lapse_memory *memory, uint32_t k, uint8_t *level) {
-    if (LEVEL_BYTES(k) < MAPPED_FROM) memory->drop(level);
-    else memory->unmap(level, LEVEL_BYTES(k));
-}
-
 static index_body *new_body(const lapse_memory *memory) {
     index_body *b = memory->grab(sizeof *b);
     if (b) b->buckets[LABELS] = b->buckets[MEMBERS] = 1;
@@ -268,14 +252,14 @@ static bool stock_index(tag_index *ix, stock *got, size_t nodes, uint32_t *next)
 }
 
 static void drop_stock(const lapse_memory *memory, stock *got) {
-    if (got->level) drop_level(memory, got->k, got->level);
+    if (got->level) level_drop(memory, got->k, ELEMENT_BYTES, got->level);
     if (got->body) memory->drop(got->body);
     *got = (stock){0};
 }
 
 static bool get_stock(const lapse_memory *memory, stock *got, uint32_t next) {
     got->k = next;
-    got->level = new_level(memory, next);
+    got->level = level_new(memory, next, ELEMENT_BYTES);
     if (next == 0) got->body = new_body(memory);
     return got->level && (next > 0 || got->body);
 }
@@ -595,7 +579,7 @@ bool index_settle(tag_index *ix, const lapse_memory *memory) {
     bool more = ix->unsettled;
     lock_drop(&ix->lock);
     while (n > 0) object_unref(names[--n]);
-    if (piece && k < LEVELS) drop_level(memory, k, piece);
+    if (piece && k < LEVELS) level_drop(memory, k, ELEMENT_BYTES, piece);
     else if (piece) memory->drop(piece);
     return more;
 }
@@ -604,8 +588,7 @@ bool index_settle(tag_index *ix, const lapse_memory *memory) {
 
 static size_t body_bytes(const index_body *b) {
     size_t bytes = sizeof *b;
-    for (uint32_t k = 0; k < b->level_count; k++) bytes += LEVEL_BYTES(k);
-    return bytes;
+    return bytes + levels_capacity(b->level_count) * ELEMENT_BYTES;
 }
 
 size_t index_bytes(tag_index *ix) {

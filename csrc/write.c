@@ -85,6 +85,7 @@ static lapse_status announce_put(lapse_table *t, const lookup *l, const record *
 
 static void overwrite(lapse_table *t, lookup *l, record *r, lapse_object **replaced) {
     segment *s = l->s;
+    if (s->nodes) order_use(&t->order, r->node = s->nodes[l->slot]);
     r->gc = object_is_gc(entry_at(s, l->slot)->key) || object_is_gc(r->e.value);
     *replaced = entry_at(s, l->slot)->value;
     object_ref(r->e.value);
@@ -130,29 +131,67 @@ static void end_put(lookup *l, lapse_table *t, lapse_item *expired) {
     table_settle(t);
 }
 
-/* Room in the index for what announce_put() found too little. */
-static lapse_status index_room(lapse_table *t, const terms *with) {
+/* A place in the order of a bounded table for a new entry. MORE: another entry must go first. NO_ROOM: the
+ * order needs memory. */
+static lapse_status seat(lapse_table *t, record *r) {
+    if (LIKELY(!t->order.on)) return LAPSE_OK;
+    if (!order_take_token(&t->order)) return LAPSE_MORE;
+    if (order_add(&t->order, r->hash, &r->node)) return LAPSE_OK;
+    order_give_token(&t->order);
+    return LAPSE_NO_ROOM;
+}
+
+static void unseat(lapse_table *t, const record *r) {
+    if (!t->order.on) return;
+    order_drop(&t->order, r->node);
+    order_give_token(&t->order);
+}
+
+/* Store the record at the lookup. OK, OUTDATED, or what make_way() sees to. */
+INLINE lapse_status store(lapse_table *t, lookup *l, record *r, const terms *with, bool fresh,
+                          lapse_object **replaced) {
+    lapse_status verdict = fresh ? seat(t, r) : LAPSE_OK;
+    if (UNLIKELY(verdict != LAPSE_OK)) return verdict;
+    verdict = announce_put(t, l, r, with, fresh);
+    if (UNLIKELY(verdict != LAPSE_OK)) {
+        if (fresh) unseat(t, r);
+        return verdict;
+    }
+    if (fresh) insert_new(l, r);
+    else overwrite(t, l, r, replaced);
+    return LAPSE_OK;
+}
+
+/* See to what store() lacked, with no lock held. */
+static lapse_status make_way(lapse_table *t, const terms *with, lapse_status verdict, int64_t at) {
+    if (verdict == LAPSE_MORE) {
+        table_evict(t, at);
+        return LAPSE_OK;
+    }
     size_t tags = with->tags ? with->tags->n : 0;
+    if (t->order.on && order_make_room(&t->order, t->config.memory) != LAPSE_OK) return LAPSE_NO_MEMORY;
     return index_make_room(&t->index, t->config.memory, 2 * (tags + PREFIX_DEPTHS));
 }
 
-/* Store a record whatever was there. OK, OUTDATED, NO_MEMORY, RAISED or BUSY. */
+static bool in_vain(const lapse_table *t) { return t->order.on && t->order.limit == 0; }
+
+/* Store a record whatever was there; in a table that may hold nothing, do nothing. OK, OUTDATED, NO_MEMORY,
+ * RAISED or BUSY. */
 INLINE lapse_status put_record(lapse_table *t, record *r, int64_t at, const terms *with,
                                lapse_object **replaced) {
     lookup l;
     lapse_item expired = {.key = NULL};
-    lapse_status status, verdict = LAPSE_NO_ROOM;
+    lapse_status status, verdict = in_vain(t) ? LAPSE_OK : LAPSE_MORE;
     *replaced = NULL;
-    while (verdict == LAPSE_NO_ROOM) {
+    while (verdict == LAPSE_MORE || verdict == LAPSE_NO_ROOM) {
         status = begin_put(&l, t, r, at, &expired);
-        if (status > LAPSE_ABSENT) return status;
-        verdict = announce_put(t, &l, r, with, status == LAPSE_ABSENT);
-        if (LIKELY(verdict == LAPSE_OK)) {
-            if (status == LAPSE_ABSENT) insert_new(&l, r);
-            else overwrite(t, &l, r, replaced);
+        if (status <= LAPSE_ABSENT) {
+            verdict = store(t, &l, r, with, status == LAPSE_ABSENT, replaced);
+            end_put(&l, t, &expired);
+            if (UNLIKELY(verdict == LAPSE_MORE || verdict == LAPSE_NO_ROOM))
+                status = make_way(t, with, verdict, at);
         }
-        end_put(&l, t, &expired);
-        if (UNLIKELY(verdict == LAPSE_NO_ROOM) && index_room(t, with) != LAPSE_OK) return LAPSE_NO_MEMORY;
+        if (UNLIKELY(status > LAPSE_ABSENT)) verdict = status;
     }
     return verdict;
 }
@@ -201,19 +240,20 @@ lapse_status lapse_put_new(lapse_table *t, lapse_object *key, uint64_t hash, lap
     lookup l;
     lapse_item expired = {.key = NULL};
     date_record(t, &r, ttl, at);
-    for (;;) {
-        lapse_status status = begin_put(&l, t, &r, at, &expired), verdict = LAPSE_OK;
-        if (status > LAPSE_ABSENT) return status;
+    lapse_status status = LAPSE_ABSENT, verdict = in_vain(t) ? LAPSE_OK : LAPSE_MORE;
+    while (verdict == LAPSE_MORE || verdict == LAPSE_NO_ROOM) {
+        status = begin_put(&l, t, &r, at, &expired);
+        if (status > LAPSE_ABSENT) break;
+        verdict = LAPSE_OK;
         if (status == LAPSE_OK) object_ref(*present = entry_at(l.s, l.slot)->value);
-        else verdict = announce_put(t, &l, &r, &NO_TERMS, true);
-        if (status == LAPSE_ABSENT && verdict == LAPSE_OK) insert_new(&l, &r);
+        else verdict = store(t, &l, &r, &NO_TERMS, true, NULL);
         end_put(&l, t, &expired);
-        if (verdict == LAPSE_OK) {
-            if (status == LAPSE_ABSENT) COUNT(t, sets);
-            return status;
-        }
-        if (index_room(t, &NO_TERMS) != LAPSE_OK) return LAPSE_NO_MEMORY;
+        if (verdict == LAPSE_OK || make_way(t, &NO_TERMS, verdict, at) == LAPSE_OK) continue;
+        status = LAPSE_NO_MEMORY;
+        break;
     }
+    if (status == LAPSE_ABSENT) COUNT(t, sets);
+    return status;
 }
 
 /* --- Leases --- */
@@ -300,6 +340,7 @@ lapse_status lapse_touch(lapse_table *t, lapse_object *key, uint64_t hash, int64
         r.deadline = earlier(add_capped(at, dated.ttl), r.limit);
         r.ttl = dated.ttl;
         r.own = dated.own;
+        if (l.s->nodes) order_use(&t->order, r.node);
         write_begin(l.s);
         segment_write(l.s, l.slot, &r);
         write_end(l.s);

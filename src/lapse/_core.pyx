@@ -38,7 +38,7 @@ PROBABILISTIC = LAPSE_PROBABILISTIC
 # positive range, and held inside it.
 cdef int64_t ORIGIN = <int64_t>1 << 61
 cdef double FARTHEST = 2.3e18  # nanoseconds, about 73 years: just inside ORIGIN
-cdef tuple CAUSES = ("replaced", "deleted", "pattern", "tag", "cleared", "expired", "early")
+cdef tuple CAUSES = ("replaced", "deleted", "pattern", "tag", "cleared", "expired", "early", "evicted")
 cdef tuple NO_TAGS = ()
 cdef dict ESCAPES = {ord(special): "\\" + special for special in "*?[]\\"}
 cdef object MISSING = object()
@@ -151,6 +151,8 @@ cdef class Cache:
         config.seed = options["seed"] & 0xFFFFFFFFFFFFFFFF
         config.own_clock = options["clock"] is not None
         config.locked_reads = LOCKED_READS
+        maxsize = options["maxsize"]
+        config.lru, config.max_entries = maxsize is not None, maxsize or 0
         config.memory = NULL
         self._mode, self._options, self._clock = mode, options, options["clock"]
         self._listener = announcer
@@ -516,7 +518,7 @@ cdef class Cache:
             "expirations": c.expirations, "early_expirations": c.early, "splits": c.splits,
             "merges": c.merges, "sweeps": c.sweeps, "segments": lapse_segments(t),
             "replaced": c.replaced, "pattern_deletes": c.by_pattern, "tag_deletes": c.by_tag,
-            "cleared": c.cleared, "fenced_stores": c.fenced,
+            "cleared": c.cleared, "fenced_stores": c.fenced, "evictions": c.evictions,
             "bytes": lapse_bytes(t), "tracking_bytes": lapse_tracking_bytes(t),
             "listener_errors": 0 if self._listener is None else self._listener.errors,
         }

@@ -12,6 +12,7 @@ cdef extern from "lapse.h":
         LAPSE_CLEARED
         LAPSE_BY_DEADLINE
         LAPSE_BY_DRAW
+        LAPSE_EVICTED
     ctypedef struct lapse_item:
         PyObject *key
         PyObject *value
@@ -55,6 +56,8 @@ cdef extern from "lapse.h" nogil:
         double jitter
         uint64_t seed
         bint own_clock
+        bint lru
+        uint64_t max_entries
         bint locked_reads
         const lapse_memory *memory
         lapse_observer observer
@@ -74,6 +77,7 @@ cdef extern from "lapse.h" nogil:
         uint64_t by_tag
         uint64_t cleared
         uint64_t fenced
+        uint64_t evictions
     ctypedef struct lapse_tags:
         size_t n
         PyObject *const *names

@@ -58,6 +58,7 @@ class ExpiringCache(Native[K, V]):
                 raise NotImplementedError(f"{name}= is not available in this version of lapse")
         if not 0 <= options["jitter"] < 1:
             raise ValueError(f"jitter must be in [0, 1), not {options['jitter']!r}")
+        _check_bounds(options["maxsize"], options["policy"])
         interval = sweeper.checked_interval(options["cleanup_interval"])
         if options["seed"] is None:
             options = options | {"seed": secrets.randbits(64)}
@@ -229,6 +230,16 @@ class ExpiringCache(Native[K, V]):
         self.close()
 
 
+def _check_bounds(maxsize: object, policy: object) -> None:
+    """TypeError or ValueError for a bound that cannot be kept."""
+    if maxsize is not None and (isinstance(maxsize, bool) or not isinstance(maxsize, int)):
+        raise TypeError(f"maxsize must be an int or None, not {maxsize!r}")
+    if maxsize is not None and not 0 <= maxsize < 2**63:
+        raise ValueError(f"maxsize must not be negative: {maxsize!r}")
+    if policy not in (None, "lru"):
+        raise ValueError(f"policy must be None or 'lru', not {policy!r}")
+
+
 def _remade(cls: Any, mode: int, options: dict[str, Any]) -> Any:
     """A new cache that does not run the class's own __init__, whose arguments we cannot know."""
     cache = cls.__new__(cls)
@@ -251,7 +262,10 @@ class TTLCache(ExpiringCache[K, V]):
     Args:
         default_ttl: seconds (int, float or timedelta) that an entry lives; None = for ever.
         cleanup_interval: seconds between sweeps of expired entries; None = no sweeping thread.
-        maxsize, policy, weigher: not available in this version.
+        maxsize: entries that the cache holds at most; None = no bound. What was not used for
+            longest goes first.
+        policy: "lru", or None, which means the same in this version.
+        weigher: not available in this version.
         listener: called as `listener(key, value, cause)` after an entry, or a value, has left;
             cause is replaced, deleted, pattern, tag, cleared, expired or early. Its exceptions
             are logged.
@@ -286,9 +300,9 @@ class TTLCache(ExpiringCache[K, V]):
         options = {
             "default_ttl": default_ttl, "cleanup_interval": cleanup_interval, "jitter": jitter,
             "clock": clock, "name": name, "seed": seed, "listener": listener,
+            "maxsize": maxsize, "policy": policy,
         }  # fmt: skip
-        unbuilt = {"maxsize": maxsize, "policy": policy, "weigher": weigher}
-        self._start(FIXED, options, **unbuilt)
+        self._start(FIXED, options, weigher=weigher)
 
 
 class SlidingTTLCache(ExpiringCache[K, V]):
@@ -323,10 +337,10 @@ class SlidingTTLCache(ExpiringCache[K, V]):
         options = {
             "default_ttl": default_ttl, "cleanup_interval": cleanup_interval, "jitter": jitter,
             "clock": clock, "name": name, "seed": seed, "listener": listener,
+            "maxsize": maxsize, "policy": policy,
             "max_lifetime": max_lifetime,
         }  # fmt: skip
-        unbuilt = {"maxsize": maxsize, "policy": policy, "weigher": weigher}
-        self._start(SLIDING, options, **unbuilt)
+        self._start(SLIDING, options, weigher=weigher)
 
 
 class ProbabilisticTTLCache(ExpiringCache[K, V]):
@@ -366,10 +380,10 @@ class ProbabilisticTTLCache(ExpiringCache[K, V]):
         options = {
             "default_ttl": default_ttl, "cleanup_interval": cleanup_interval, "jitter": jitter,
             "clock": clock, "name": name, "seed": seed, "listener": listener,
+            "maxsize": maxsize, "policy": policy,
             "early_expiry_factor": early_expiry_factor, "beta": beta,
         }  # fmt: skip
-        unbuilt = {"maxsize": maxsize, "policy": policy, "weigher": weigher}
-        self._start(PROBABILISTIC, options, **unbuilt)
+        self._start(PROBABILISTIC, options, weigher=weigher)
 
 
 MutableMapping.register(ExpiringCache)

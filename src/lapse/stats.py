@@ -36,6 +36,8 @@ class CacheStats(NamedTuple):
     pattern_deletes: int
     tag_deletes: int
     cleared: int
+    #: Live entries that made way for others in a bounded cache.
+    evictions: int
     #: Loads that were outdated when they were to be stored.
     fenced_stores: int
     #: Bytes of native memory, and those of them that know tags, prefixes and leases.
