@@ -17,6 +17,7 @@ entries of _fast.h answer the commonest calls before they come here.
 
 import os
 import sys
+from types import MethodType
 
 cimport cython
 from cpython.datetime cimport import_datetime
@@ -130,15 +131,15 @@ cdef class Cache:
     cdef lapse_table *direct
     cdef lapse_table *owned
     cdef lapse_table *quick
-    cdef object _clock, _listener
+    cdef object _clock, _listener, _flights
     cdef readonly dict _options
     cdef readonly int _mode
     cdef uint64_t pop_cursor
     cdef object __weakref__
 
-    def _open(self, int mode, dict options, announcer=None):
+    def _open(self, int mode, dict options, announcer=None, flights=None):
         """Make the table. `options` are the constructor's arguments by name; `announcer(key, value, cause)`
-        is called when an entry or a value has left, and must not raise."""
+        is called when an entry or a value has left, and must not raise; `flights` load what is missing."""
         if self.owned != NULL:
             raise RuntimeError(f"{type(self).__name__} is initialised already")
         cdef lapse_config config
@@ -155,7 +156,7 @@ cdef class Cache:
         config.lru, config.max_entries = maxsize is not None, maxsize or 0
         config.memory = NULL
         self._mode, self._options, self._clock = mode, options, options["clock"]
-        self._listener = announcer
+        self._listener, self._flights = announcer, flights
         config.observer, config.context = NULL, <void *>self
         if announcer is not None:
             config.observer = announce
@@ -403,6 +404,49 @@ cdef class Cache:
 
     # --- Loading ---
 
+    def get_or_load(self, key, loader, ttl=None, *, tags=NO_TAGS, timeout=None):
+        """The value under `key`; where there is none, `loader(key)`'s, which is stored for `ttl` seconds.
+
+        One load of a key runs at a time. Callers that come while it runs wait for it, for at most `timeout`
+        seconds (TimeoutError; None: as long as it takes), unless a change has outdated it meanwhile: they
+        start a new one. What an outdated load brings goes to those who waited for it, and is not stored.
+        An exception of the loader reaches every one of them; nothing is stored. A load that would wait
+        for itself, directly or around several threads, raises lapse.LoadCycleError. Loads of different
+        keys do not wait for each other. A hit costs little more than get().
+        """
+        value = op_get(opened(self), key, now_of(self), MISSING)
+        if value is not MISSING:
+            return value
+        return self._flights.load(self, key, loader, ttl, tags, timeout)
+
+    def _load(self, key, loader, ttl=None, *, tags=NO_TAGS, timeout=None):
+        """get_or_load() of a key that has just been missed: the fast entry comes here."""
+        return self._flights.load(self, key, loader, ttl, tags, timeout)
+
+    def aget_or_load(self, key, loader, ttl=None, *, tags=NO_TAGS, timeout=None):
+        """get_or_load() for coroutines, to be awaited: `loader(key)` returns an awaitable or a value.
+
+        Loads are shared with other tasks, event loops and threads. A caller that is cancelled cancels nobody
+        else, and the load only if nobody else waits for it.
+        """
+        value = op_get(opened(self), key, now_of(self), MISSING)
+        if value is not MISSING:
+            return Ready(value)
+        return self._flights.aload(self, key, loader, ttl, tags, timeout)
+
+    def load_many(self, keys, batch_loader, ttl=None, *, tags=NO_TAGS, timeout=None):
+        """A dict of the values under `keys`; those that are missing are loaded by one call.
+
+        `batch_loader(missing)` gets a list of keys and returns a mapping; a key that it leaves out is left out
+        here too, and not stored. Keys that somebody is loading already are waited for.
+        """
+        wanted = list(dict.fromkeys(keys))
+        found = self.get_many(wanted)
+        if len(found) < len(wanted):
+            missing = [key for key in wanted if key not in found]
+            found.update(self._flights.load_many(self, missing, batch_loader, ttl, tags, timeout))
+        return found
+
     def lease(self, key, *, tags=NO_TAGS):
         """Begin a load of `key`: a Lease, to be handed to fill() with what was loaded.
 
@@ -606,6 +650,62 @@ cdef class Lease:
         return f"<Lease of {self.key!r}{', outdated' if self.outdated else ''}>"
 
 
+# --- Calling through a cache ---------------------------------------------------------------------
+
+cdef class Ready:
+    """An awaitable that has its result already: what a hit gives a coroutine. Good for one await."""
+
+    cdef object value
+
+    def __cinit__(self, value):
+        self.value = value
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise StopIteration(self.value)
+
+    def send(self, value):
+        raise StopIteration(self.value)
+
+    def throw(self, kind, value=None, traceback=None):
+        raise kind if value is None else value
+
+    def close(self):
+        """Nothing is open."""
+
+
+cdef class Memo:
+    """A function whose results are kept in a cache. The hit path is native (_fast.h).
+
+    Without keyword arguments, and if `key_of` is None, the key is made as functools.lru_cache makes it: one
+    exact str or int is its own key, else the tuple of the arguments. Whatever is no hit, or has keyword
+    arguments, or needs `key_of`, goes to `miss(key, args, kwargs)`: `key` is the key that was missed, or
+    `Memo.UNKNOWN`; `kwargs` is a dict or None. With `awaitable`, a hit gives a Ready. Not for direct use.
+    """
+
+    cdef void *vectorcall
+    cdef readonly Cache cache
+    cdef readonly object key_of
+    cdef object miss
+    cdef int awaitable
+    cdef dict __dict__
+    cdef object __weakref__
+
+    UNKNOWN = MISSING
+
+    def __cinit__(self, Cache cache, miss, key_of=None, bint awaitable=False):
+        self.cache, self.miss, self.key_of, self.awaitable = cache, miss, key_of, awaitable
+        fast_memo(self)
+
+    def __get__(self, instance, owner):
+        return self if instance is None else MethodType(self, instance)
+
+
 # --- Iteration ---------------------------------------------------------------------------------
 
 KEYS, VALUES, ITEMS, ENTRIES = range(4)
@@ -688,6 +788,7 @@ cdef class Walk:
 # --- The module --------------------------------------------------------------------------------
 
 fast_install(Cache)
+fast_install_memo(Memo, Ready, MISSING)
 
 
 def describe(type cls):

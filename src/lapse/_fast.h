@@ -33,7 +33,7 @@ typedef struct {
 
 /* The Cython methods and slots behind the fast entries: written once, in fast_install(). */
 static struct {
-    FastMethod get, set;
+    FastMethod get, set, get_or_load, load;
     binaryfunc subscript;
     objobjargproc store;
     traverseproc traverse;
@@ -128,6 +128,19 @@ static NOINLINE PyObject *subscript_fully(PyObject *self, PyObject *key) {
 NO_CANARY static PyObject *fast_subscript(PyObject *self, PyObject *key) {
     PyObject *value = quick_value(self, key);
     return LIKELY(value != NULL) ? value : subscript_fully(self, key);
+}
+
+/* get_or_load(): a hit is a read; a miss, counted once, goes to _load(). */
+static PyObject *fast_get_or_load(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names) {
+    lapse_table *t = RELAXED(&((cache_head *)self)->direct);
+    PyObject *value = nargs >= 1 ? quick_value(self, args[0]) : NULL;
+    if (LIKELY(value != NULL)) return value;
+    if (t == NULL || nargs < 2) return behind.get_or_load(self, args, nargs, names);
+    Py_hash_t hash = fast_hash(args[0]);
+    if (hash == -1) return NULL;
+    value = read_fully(t, args[0], hash);
+    if (value != NULL || PyErr_Occurred()) return value;
+    return behind.load(self, args, nargs, names);
 }
 
 /* --- Writing --- */
@@ -392,6 +405,93 @@ static PyObject *fast_gather_buffer(lapse_table *t, PyObject *keys, int64_t now,
     return out;
 }
 
+/* --- Memos --- */
+
+/* How every Memo begins; _core.pyx declares the same fields first. */
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc call;
+    PyObject *cache, *key_of, *miss;
+    int awaitable;
+} memo_head;
+
+/* Written once, in fast_install_memo(). */
+static struct {
+    PyTypeObject *ready;
+    PyObject *unknown;
+} memos;
+
+/* The value of a key, by every way of reading; NULL without an exception: the miss path decides. */
+static PyObject *memo_value(PyObject *cache, PyObject *key) {
+    PyObject *value = quick_value(cache, key);
+    if (LIKELY(value != NULL)) return value;
+    lapse_table *t = RELAXED(&((cache_head *)cache)->direct);
+    Py_hash_t hash = t ? fast_hash(key) : -1;
+    return hash == -1 ? NULL : read_fully(t, key, hash);
+}
+
+static PyObject *memo_key(PyObject *const *args, Py_ssize_t nargs) {
+    if (nargs == 1 && (PyUnicode_CheckExact(args[0]) || PyLong_CheckExact(args[0])))
+        return Py_NewRef(args[0]);
+    PyObject *key = PyTuple_New(nargs);
+    for (Py_ssize_t i = 0; key && i < nargs; i++) PyTuple_SET_ITEM(key, i, Py_NewRef(args[i]));
+    return key;
+}
+
+static PyObject *memo_keywords(PyObject *const *values, PyObject *names) {
+    PyObject *kwargs = PyDict_New();
+    for (Py_ssize_t i = 0; kwargs && i < PyTuple_GET_SIZE(names); i++)
+        if (PyDict_SetItem(kwargs, PyTuple_GET_ITEM(names, i), values[i]) < 0) Py_CLEAR(kwargs);
+    return kwargs;
+}
+
+static NOINLINE PyObject *memo_miss(memo_head *m, PyObject *key, PyObject *const *args, Py_ssize_t nargs,
+                                    PyObject *names) {
+    PyObject *value = NULL, *tuple = PyTuple_New(nargs);
+    PyObject *kwargs = names ? memo_keywords(args + nargs, names) : Py_NewRef(Py_None);
+    for (Py_ssize_t i = 0; tuple && i < nargs; i++) PyTuple_SET_ITEM(tuple, i, Py_NewRef(args[i]));
+    if (tuple && kwargs) value = PyObject_CallFunctionObjArgs(m->miss, key, tuple, kwargs, NULL);
+    Py_XDECREF(tuple);
+    Py_XDECREF(kwargs);
+    return value;
+}
+
+static PyObject *memo_ready(PyObject *value) {
+    PyObject *ready = PyObject_CallOneArg((PyObject *)memos.ready, value);
+    Py_DECREF(value);
+    return ready;
+}
+
+static PyObject *memo_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *names) {
+    memo_head *m = (memo_head *)self;
+    Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
+    if (names && PyTuple_GET_SIZE(names) == 0) names = NULL;
+    if (names || m->key_of != Py_None) return memo_miss(m, memos.unknown, args, nargs, names);
+    PyObject *key = memo_key(args, nargs);
+    if (key == NULL) return NULL;
+    PyObject *value = memo_value(m->cache, key);
+    if (LIKELY(value != NULL)) {
+        Py_DECREF(key);
+        return m->awaitable ? memo_ready(value) : value;
+    }
+    bool timed = RELAXED(&((cache_head *)m->cache)->direct) == NULL; /* not read yet */
+    if (!PyErr_Occurred()) value = memo_miss(m, timed ? memos.unknown : key, args, nargs, NULL);
+    Py_DECREF(key);
+    return value;
+}
+
+static void fast_memo(PyObject *memo) { ((memo_head *)memo)->call = memo_call; }
+
+static int fast_install_memo(PyTypeObject *type, PyTypeObject *ready, PyObject *unknown) {
+    memos.ready = (PyTypeObject *)Py_NewRef((PyObject *)ready);
+    memos.unknown = Py_NewRef(unknown);
+    type->tp_vectorcall_offset = offsetof(memo_head, call);
+    type->tp_call = PyVectorcall_Call;
+    type->tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR;
+    PyType_Modified(type);
+    return 0;
+}
+
 /* --- Garbage collection --- */
 
 static int cache_traverse(PyObject *self, visitproc visit, void *arg) {
@@ -449,6 +549,10 @@ static int fast_install(PyTypeObject *type) {
     if (behind.tags == NULL) return -1;
     if (put_in_front(type, "get", fast_get, &behind.get) < 0) return -1;
     if (put_in_front(type, "set", fast_set, &behind.set) < 0) return -1;
+    if (put_in_front(type, "get_or_load", fast_get_or_load, &behind.get_or_load) < 0) return -1;
+    PyMethodDef *load = method_of(type, "_load");
+    if (load == NULL) return -1;
+    behind.load = (FastMethod)(void (*)(void))load->ml_meth;
     behind.subscript = type->tp_as_mapping->mp_subscript;
     type->tp_as_mapping->mp_subscript = fast_subscript;
     if (rewrap(type, "__getitem__", (void *)fast_subscript) < 0) return -1;

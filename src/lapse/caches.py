@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lapse import forks, sweeper
 from lapse._core import FIXED, PROBABILISTIC, SLIDING, Cache, describe
 from lapse.events import Announcer, Listener
+from lapse.flight import Flights
 from lapse.stats import CacheStats
 from lapse.views import CacheItems, CacheKeys, CacheValues
 
@@ -65,7 +66,8 @@ class ExpiringCache(Native[K, V]):
         listener = options["listener"]
         if listener is not None and not callable(listener):
             raise TypeError(f"listener must be callable, not {listener!r}")
-        self._open(mode, options, listener and Announcer(listener, options["name"]))
+        announcer = listener and Announcer(listener, options["name"])
+        self._open(mode, options, announcer, Flights())
         forks.watch(self)
         if interval is not None:
             sweeper.watch(self, interval)
