@@ -144,7 +144,7 @@ size_t lapse_bytes(lapse_table *t);
 size_t lapse_tracking_bytes(lapse_table *t);
 size_t lapse_segments(const lapse_table *t);
 void lapse_counters_read(const lapse_table *t, lapse_counters *out);
-void lapse_after_fork(lapse_table *t);
+bool lapse_after_fork(lapse_table *t);
 int lapse_traverse(lapse_table *t, lapse_visit visit, void *arg);
 bool lapse_is_quick(const lapse_table *t);
 bool lapse_is_indexed(const lapse_table *t);

@@ -48,11 +48,14 @@ INLINE bool bytes_same(lapse_object *a, lapse_object *b) {
     return PyBytes_GET_SIZE(a) == PyBytes_GET_SIZE(b) &&
            memcmp(PyBytes_AS_STRING(a), PyBytes_AS_STRING(b), (size_t)PyBytes_GET_SIZE(a)) == 0;
 }
-/* Two keys whose hashes are equal. Exact str, int and bytes compare without running Python code;
- * a subclass may have its own __eq__, and containers hold objects that may. */
+INLINE bool object_is_plain(lapse_object *o) {
+    return PyUnicode_CheckExact(o) || PyLong_CheckExact(o) || PyBytes_CheckExact(o);
+}
+/* Two keys whose hashes are equal. Exact str, int and bytes compare without running Python code, and are
+ * never equal to one another; a subclass may have its own __eq__, and containers hold objects that may. */
 INLINE sameness object_same(lapse_object *stored, lapse_object *key) {
     PyTypeObject *type = Py_TYPE(stored);
-    if (type != Py_TYPE(key)) return ASK;
+    if (type != Py_TYPE(key)) return object_is_plain(stored) && object_is_plain(key) ? DIFFERENT : ASK;
     if (LIKELY(type == &PyUnicode_Type)) return text_same(stored, key) ? SAME : DIFFERENT;
     if (type == &PyLong_Type) return PyObject_RichCompareBool(stored, key, Py_EQ) ? SAME : DIFFERENT;
     if (type == &PyBytes_Type) return bytes_same(stored, key) ? SAME : DIFFERENT;

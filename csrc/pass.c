@@ -26,6 +26,12 @@
 
 typedef enum { PASS_LEASES, PASS_LABELS, PASS_BUILD, PASS_TABLE } phase;
 
+/* An entry that the walk over the table has found, and the pattern that matched it. */
+typedef struct {
+    member who;
+    uint32_t pattern;
+} due_entry;
+
 struct lapse_pass {
     lapse_table *t;
     struct lapse_pattern *const *patterns; /* n of them, or */
@@ -40,7 +46,10 @@ struct lapse_pass {
     bool walking;
     label_walk walk;
     uint64_t cursor, epoch; /* of a build or of the walk over the table; of the build */
+    bool at_end;   /* the walk over the table has come to the last segment */
     size_t rest_n;
+    size_t due_n, due_room;
+    due_entry *due;
     uint32_t *rest; /* the patterns that the walk over the table looks for */
     uint64_t counts[]; /* live entries that went, for each pattern, or for the tag */
 };
@@ -65,12 +74,16 @@ lapse_status lapse_pass_new(lapse_table *t, struct lapse_pattern *const *pattern
     return LAPSE_OK;
 }
 
-/* End a pass, done or not. */
+static uint32_t build_depth(const lapse_pass *p) { return pattern_root_of(p->patterns[p->next]).depth; }
+
+/* End a pass, done or not: another one builds what this one has not. */
 void lapse_pass_end(lapse_pass *p) {
     lapse_table *t = p->t;
     if (p->walking) index_walk_end(&t->index, &p->walk);
+    if (p->phase == PASS_BUILD) index_prefixes_failed(&t->index, p->epoch, build_depth(p));
     if (!p->listing) fence_pass_end(&t->fence, &p->fence);
     table_settle(t);
+    if (p->due) t->config.memory->drop(p->due);
     t->config.memory->drop(p);
 }
 
@@ -96,10 +109,10 @@ static uint32_t slot_of(const segment *s, member m) {
 
 /* Is it still what the label said? Prefixes are known by their hash alone, and a key object's address may be
  * another's by now. */
-static bool still_due(lapse_pass *p, member m) {
+static bool still_due(lapse_pass *p, member m, size_t pattern) {
     lapse_text text;
     if (p->n == 0) return index_bears(&p->t->index, &p->walk, m.hash, m.key);
-    return object_text(m.key, &text) && pattern_matches(p->patterns[p->next], &text);
+    return object_text(m.key, &text) && pattern_matches(p->patterns[pattern], &text);
 }
 
 /* Remove or list one entry into `out`: how many that makes, 0 or 1. */
@@ -140,7 +153,8 @@ static bool walk_block(lapse_pass *p, lapse_item *out, size_t *n) {
     for (size_t i = 0; i < found; i++) {
         segment *s = lock_segment(p->t, m[i].hash);
         uint32_t slot = slot_of(s, m[i]);
-        if (slot != UINT32_MAX && still_due(p, m[i])) *n += treat(p, s, slot, m[i].hash, p->next, out + *n);
+        if (slot != UINT32_MAX && still_due(p, m[i], p->next))
+            *n += treat(p, s, slot, m[i].hash, p->next, out + *n);
         lock_drop(&s->lock);
     }
     return found > 0;
@@ -250,7 +264,7 @@ static bool build_segment(lapse_pass *p, const segment *s, uint32_t depth) {
 /* Build on, one segment; without memory the pattern is left to the walk over the table. */
 static void build_step(lapse_pass *p) {
     lapse_table *t = p->t;
-    uint32_t depth = pattern_root_of(p->patterns[p->next]).depth;
+    uint32_t depth = build_depth(p);
     segment *s = lock_segment(t, p->cursor);
     bool done = build_segment(p, s, depth), more = done ? advance(&p->cursor, s) : true;
     lock_drop(&s->lock);
@@ -273,30 +287,75 @@ INLINE size_t first_match(const lapse_pass *p, const lapse_text *text) {
     return p->n;
 }
 
-/* Treat what matches in the segment, as far as there is room; false: there was more. */
-static bool treat_segment(lapse_pass *p, segment *s, lapse_item *out, size_t room, size_t *n) {
+/* What matches in the segment is found once, and removed thereafter: what a listener stores in its place is not
+ * found again. False: it has more entries than there is room for. */
+static bool find_due(lapse_pass *p, const segment *s) {
     lapse_text text;
+    if (s->used > p->due_room) return false;
     FOR_EACH_KEY(s, slot) {
-        if (!object_text(entry_at(s, slot)->key, &text)) continue;
-        size_t pattern = first_match(p, &text);
+        lapse_object *key = entry_at(s, slot)->key;
+        size_t pattern = object_text(key, &text) ? first_match(p, &text) : p->n;
         if (pattern == p->n) continue;
-        if (*n == room) return false;
-        *n += treat(p, s, slot, *hash_at(s, slot), pattern, out + *n);
+        p->due[p->due_n++] = (due_entry){{*hash_at(s, slot), key}, (uint32_t)pattern};
     }
     return true;
 }
 
-/* One segment. OK: it was the last one. A listing that lacks room for all of a segment does nothing: NO_ROOM. */
-static lapse_status table_step(lapse_pass *p, lapse_item *out, size_t room, size_t *n) {
-    if (p->rest_n == 0) return LAPSE_OK;
+static lapse_status make_due_room(lapse_pass *p, size_t room) {
+    const lapse_memory *memory = p->t->config.memory;
+    due_entry *fresh = memory->grab_raw(room * sizeof(due_entry));
+    if (fresh == NULL) return LAPSE_NO_MEMORY;
+    if (p->due) memory->drop(p->due);
+    p->due = fresh;
+    p->due_room = room;
+    return LAPSE_OK;
+}
+
+/* Find out what is due in the next segment. */
+static lapse_status find_step(lapse_pass *p) {
     segment *s = lock_segment(p->t, p->cursor);
-    bool fits = !p->listing || s->used <= room, more = true;
-    if (!fits) *n = s->used;
-    else if (treat_segment(p, s, out, room, n)) more = advance(&p->cursor, s);
+    size_t room = s->used > SEGMENT_SLOTS ? s->used : SEGMENT_SLOTS;
+    bool found = find_due(p, s);
+    if (found) p->at_end = !advance(&p->cursor, s);
     lock_drop(&s->lock);
-    if (!fits) return LAPSE_NO_ROOM;
+    return found ? LAPSE_MORE : make_due_room(p, room) == LAPSE_OK ? LAPSE_MORE : LAPSE_NO_MEMORY;
+}
+
+/* Remove what is due, as much as there is room for. */
+static void remove_step(lapse_pass *p, lapse_item *out, size_t *n) {
+    while (p->due_n > 0 && *n < LAPSE_STEP) {
+        const due_entry *d = &p->due[--p->due_n];
+        segment *s = lock_segment(p->t, d->who.hash);
+        uint32_t slot = slot_of(s, d->who);
+        if (slot != UINT32_MAX && still_due(p, d->who, d->pattern))
+            *n += treat(p, s, slot, d->who.hash, d->pattern, out + *n);
+        lock_drop(&s->lock);
+    }
     part(p, out, *n);
-    return more ? LAPSE_MORE : LAPSE_OK;
+}
+
+/* List a segment. NO_ROOM: `out` lacks room for `*n`, and nothing was done. */
+static lapse_status list_step(lapse_pass *p, lapse_item *out, size_t room, size_t *n) {
+    lapse_text text;
+    segment *s = lock_segment(p->t, p->cursor);
+    bool fits = s->used <= room;
+    if (!fits) *n = s->used;
+    else FOR_EACH_KEY(s, slot) {
+            if (!object_text(entry_at(s, slot)->key, &text) || first_match(p, &text) == p->n) continue;
+            *n += treat(p, s, slot, *hash_at(s, slot), 0, out + *n);
+        }
+    if (fits) p->at_end = !advance(&p->cursor, s);
+    lock_drop(&s->lock);
+    return fits ? LAPSE_MORE : LAPSE_NO_ROOM;
+}
+
+static lapse_status table_step(lapse_pass *p, lapse_item *out, size_t room, size_t *n) {
+    lapse_status status = LAPSE_MORE;
+    if (p->rest_n == 0 || (p->at_end && p->due_n == 0)) return LAPSE_OK;
+    if (p->listing) status = list_step(p, out, room, n);
+    else if (p->due_n > 0) remove_step(p, out, n);
+    else status = find_step(p);
+    return status == LAPSE_MORE && p->at_end && p->due_n == 0 ? LAPSE_OK : status;
 }
 
 /* One bounded step. OK: that was all. MORE: call again. A removal parts with what it removes, and needs `out`
@@ -313,5 +372,5 @@ lapse_status lapse_pass_step(lapse_pass *p, lapse_item *out, size_t room, size_t
     case PASS_BUILD: build_step(p); return LAPSE_MORE;
     case PASS_TABLE: break;
     }
-    return table_step(p, out, p->listing ? room : LAPSE_STEP, n);
+    return table_step(p, out, room, n);
 }

@@ -218,11 +218,12 @@ static void put_aside(tag_index *ix) {
     settle_later(ix);
 }
 
-/* An index that holds nothing any more costs nothing any more; its first level stays for the next time. */
+/* An index that holds nothing any more costs nothing any more; its first level stays for the next time. One body
+ * at a time waits for index_settle(), which comes back to this: else they would come faster than they go. */
 static void rest_if_empty(tag_index *ix) {
-    if (ix->body->count[MEMBERS] > 0 || ix->depths) return;
+    if (ix->depths || (ix->body && ix->body->count[MEMBERS] > 0)) return;
     STORE(&ix->active, false);
-    if (ix->body->level_count > 1) put_aside(ix);
+    if (ix->body && ix->body->level_count > 1 && ix->dead == NULL) put_aside(ix);
 }
 
 /* --- Making room; with no lock held --- */
@@ -523,10 +524,13 @@ void index_prefixes_built(tag_index *ix, uint64_t epoch, uint32_t depth) {
     lock_drop(&ix->lock);
 }
 
-/* Memory ran out: what has been built stays until its entries go, but no pattern relies on it. */
+/* They are not to be built after all: what has been stays until its entries go, but no pattern relies on it. */
 void index_prefixes_failed(tag_index *ix, uint64_t epoch, uint32_t depth) {
     lock_take(&ix->lock);
-    if (ix->epoch == epoch) STORE(&ix->depths, ix->depths & ~(1u << (depth - 1)));
+    if (ix->epoch == epoch) {
+        STORE(&ix->depths, ix->depths & ~(1u << (depth - 1)));
+        rest_if_empty(ix);
+    }
     lock_drop(&ix->lock);
 }
 
@@ -578,19 +582,34 @@ static void *last_piece(tag_index *ix, uint32_t *k) {
     return b;
 }
 
-/* One bounded step of giving up what the index has done with; no lock is held. True: call again. */
+/* Names of labels that have died: all of them, for it took as long to let them die. */
+static void settle_morgue(tag_index *ix) {
+    lapse_object *names[SETTLE_STEP];
+    size_t n = SETTLE_STEP;
+    while (n == SETTLE_STEP) {
+        lock_take(&ix->lock);
+        n = ix->body ? names_of_morgue(ix->body, names) : 0;
+        settle_later(ix);
+        lock_drop(&ix->lock);
+        for (size_t i = 0; i < n; i++) object_unref(names[i]);
+    }
+}
+
+/* One step of giving up what the index has done with, bounded as far as a clear has put it aside; no lock is
+ * held. True: call again. */
 bool index_settle(tag_index *ix, const lapse_memory *memory) {
     lapse_object *names[SETTLE_STEP];
     size_t n = 0;
     uint32_t k = 0;
     void *piece = NULL;
+    settle_morgue(ix);
     lock_take(&ix->lock);
-    if (ix->body) n = names_of_morgue(ix->body, names);
-    if (n == 0 && ix->dead) {
+    if (ix->dead) {
         if (ix->dead->morgue || ix->dead->drained < ix->dead->buckets[LABELS])
             n = names_of_dead(ix->dead, names);
         else piece = last_piece(ix, &k);
     }
+    rest_if_empty(ix);
     settle_later(ix);
     bool more = ix->unsettled;
     lock_drop(&ix->lock);

@@ -228,6 +228,11 @@ lapse_status lapse_lease_take(lapse_table *t, lapse_object *key, uint64_t hash, 
     *out = l;
     lapse_status status = fence_admit(&t->fence, t->config.memory, l);
     if (status != LAPSE_OK) t->config.memory->drop(l);
+#if LAPSE_THREADS
+    /* A change of the key that is under way now has not seen the lease: what it changed is read after this. One
+     * that comes later sees it. */
+    if (status == LAPSE_OK) lock_drop(&lock_segment(t, l->hash)->lock);
+#endif
     return status;
 }
 

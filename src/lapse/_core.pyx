@@ -45,6 +45,10 @@ cdef object MISSING = object()
 cdef bint LOCKED_READS = os.environ.get("LAPSE_FORCE_LOCKED") == "1"
 
 
+cdef extern from "Python.h":
+    str PyUnicode_FromObject(object text)
+
+
 import_datetime()
 
 # --- Times -------------------------------------------------------------------------------------
@@ -370,7 +374,7 @@ cdef class Cache:
         """
         if not isinstance(tag, str):
             raise TypeError(f"a tag must be a str, not {type(tag).__name__}")
-        return erase_tag(opened(self), str(tag), now_of(self))
+        return erase_tag(opened(self), PyUnicode_FromObject(tag), now_of(self))
 
     def tags(self, key):
         """The tags of a live entry as a frozenset; empty if there is no such entry."""
@@ -413,7 +417,7 @@ cdef class Cache:
         """Store what was loaded under `lease`; False, and nothing is stored, if it is outdated.
 
         The entry bears the tags of the lease and `tags`. It is outdated if after the lease was taken the key
-        was set, deleted or popped, a pattern that matches it or one of those tags was deleted, or the
+        was set, deleted, popped or incremented (deleting an absent key counts), a pattern that matches it or one of those tags was deleted, or the
         cache was cleared; and once it has been filled. Atomic.
         """
         cdef lapse_table *t = opened(self)
@@ -422,7 +426,13 @@ cdef class Cache:
         if lease.cache is not self:
             raise ValueError("the lease is another cache's")
         try:
-            tag_args_fill(&labels, lease.tags.union(tags) if lease.tags else tags)
+            tag_args_fill(&labels, tags)
+            if lease.tags and labels.tags.n > 0:
+                both = lease.tags.union(tag_names(&labels.tags))
+                tag_args_drop(&labels)
+                tag_args_fill(&labels, both)
+            elif lease.tags:
+                tag_args_fill(&labels, lease.tags)
             return op_fill(t, lease.native, lease.key, value, life, &labels.tags, now_of(self))
         finally:
             tag_args_drop(&labels)
@@ -522,9 +532,10 @@ cdef class Cache:
         }
 
     def _after_fork(self):
-        """In a forked child: no lock of the table is held, whatever it looks like."""
-        if self.owned != NULL:
-            lapse_after_fork(self.owned)
+        """In a forked child: no lock of the table is held, whatever it looks like, and a removal that another
+        thread had begun in the parent ends with an empty cache."""
+        if self.owned != NULL and lapse_after_fork(self.owned):
+            drain(self.owned, lapse_now(self.owned, now_of(self)))
 
     def _check(self):
         """Walk every invariant of the native table; for tests, while nobody else uses the cache."""
@@ -552,7 +563,14 @@ def escape(text):
     """`text` (str or bytes) with a backslash before every character that means something in a pattern."""
     if isinstance(text, bytes):
         return text.decode("latin-1").translate(ESCAPES).encode("latin-1")
-    return text.translate(ESCAPES)
+    if isinstance(text, str):
+        return text.translate(ESCAPES)
+    raise TypeError(f"only str and bytes can be escaped, not {type(text).__name__}")
+
+
+cdef list tag_names(const lapse_tags *tags):
+    cdef size_t i
+    return [<object>tags.names[i] for i in range(tags.n)]
 
 
 cdef object table_pattern(object table):
@@ -577,7 +595,7 @@ cdef class Lease:
         cdef tag_args labels
         try:
             tag_args_fill(&labels, tags)
-            self.tags = frozenset([<object>labels.tags.names[i] for i in range(labels.tags.n)])
+            self.tags = frozenset(tag_names(&labels.tags))
         finally:
             tag_args_drop(&labels)
         self.cache, self.key = cache, key

@@ -97,7 +97,7 @@ cdef extern from "lapse.h" nogil:
     size_t lapse_segments(const lapse_table *t)
     void lapse_counters_read(const lapse_table *t, lapse_counters *out)
     bint lapse_is_quick(const lapse_table *t)
-    void lapse_after_fork(lapse_table *t)
+    bint lapse_after_fork(lapse_table *t)
     int64_t lapse_now(const lapse_table *t, int64_t now)
     const char *lapse_probe_name()
     bint lapse_check(lapse_table *t)
