@@ -165,7 +165,8 @@ static void test_what_outdates(void) {
     for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
         open_table(plain);
         CHECK(put(1, LAPSE_NEVER, tags_from(0, 1)) == LAPSE_OK);
-        lapse_lease *there[] = {take(1), take(1)}, *absent[] = {take(2), take(2)}, *others[] = {take(30), take(31)};
+        lapse_lease *there[] = {take(1), take(1)}, *absent[] = {take(2), take(2)},
+                    *others[] = {take(30), take(31)};
         changes[i].change();
         for (uint32_t k = 0; k < 2; k++) {
             CHECK(good(there[k], NULL) == !changes[i].there);
@@ -176,7 +177,8 @@ static void test_what_outdates(void) {
         CHECK(fill_and_end(absent[0], NULL) == !changes[i].absent);
         CHECK(fill_and_end(others[0], NULL) == !changes[i].others);
         CHECK(present(30) == !changes[i].others);
-        CHECK(fill_and_end(take(1), NULL) && fill_and_end(take(2), NULL)); /* who comes later is not concerned */
+        CHECK(fill_and_end(take(1), NULL) &&
+              fill_and_end(take(2), NULL)); /* who comes later is not concerned */
         end(there[1]);
         end(absent[1]);
         end(others[1]);
@@ -233,7 +235,8 @@ static void test_a_fill_is_indexed(void) {
     CHECK(fill_and_end(take(1), tags_from(3, 2)) && fill_and_end(take(2), tags_from(4, 20)));
     CHECK(lapse_check(stage.t));
     CHECK(delete_tag(3) == 1 && !present(1) && delete_tag(4) == 1 && !present(2));
-    CHECK(fill_and_end(take(7), NULL) && put(8, LAPSE_NEVER, NULL) == LAPSE_OK && fill_and_end(take(8), NULL));
+    CHECK(fill_and_end(take(7), NULL) && put(8, LAPSE_NEVER, NULL) == LAPSE_OK &&
+          fill_and_end(take(8), NULL));
     CHECK(delete_matching("t7:0:*") > 0 && !present(7));
     CHECK(delete_matching("t8:1:*") > 0 && !present(8));
     close_table();

@@ -215,7 +215,8 @@ static void test_passes_given_up(void) {
 
 static void test_a_tag_takes_its_entries(void) {
     open_table(plain);
-    for (uint32_t id = 0; id < 3000; id++) CHECK(put(id, LAPSE_NEVER, tags_from(id % 10, 1 + id % 3)) == LAPSE_OK);
+    for (uint32_t id = 0; id < 3000; id++)
+        CHECK(put(id, LAPSE_NEVER, tags_from(id % 10, 1 + id % 3)) == LAPSE_OK);
     size_t due = 0;
     for (uint32_t id = 0; id < 3000; id++) due += id % 10 <= 4 && 4 < id % 10 + 1 + id % 3;
     CHECK(delete_tag(4) == due && stage.gone[LAPSE_BY_TAG] == due);
@@ -295,7 +296,8 @@ static void test_listing(void) {
 /* Each entry once, and for the right reason; what had expired has expired, whatever took it out. */
 static void test_causes(void) {
     open_table(plain);
-    for (uint32_t id = 0; id < KEYS; id++) CHECK(put(id, id % 2 ? LAPSE_NEVER : 10, tags_from(id % 50, 1)) == LAPSE_OK);
+    for (uint32_t id = 0; id < KEYS; id++)
+        CHECK(put(id, id % 2 ? LAPSE_NEVER : 10, tags_from(id % 50, 1)) == LAPSE_OK);
     stage.now += 10;
     uint64_t by_pattern = delete_matching("t7:*"), by_tag = delete_tag(9);
     for (uint32_t id = 0; id < KEYS; id++) {
@@ -319,7 +321,8 @@ static void test_causes_of_callers(void) {
     lapse_item removed;
     open_table(plain);
     put_all(0, 300, LAPSE_NEVER);
-    CHECK(lapse_put(stage.t, &twins[1], 1, &other_value, LAPSE_NEVER, stage.now, &old) == LAPSE_OK && old == &value);
+    CHECK(lapse_put(stage.t, &twins[1], 1, &other_value, LAPSE_NEVER, stage.now, &old) == LAPSE_OK &&
+          old == &value);
     lapse_farewell_value(stage.t, &twins[1], old);
     CHECK(stage.why[1] == LAPSE_REPLACED && stage.times[1] == 1);
     CHECK(lapse_delete(stage.t, &keys[2], 2, stage.now, &removed) == LAPSE_OK);

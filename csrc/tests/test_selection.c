@@ -4,11 +4,11 @@
 /* --- Streams --- */
 
 static const char *const phases[] = {
-    "TTTTTTTTpnixlfyg+",                       /* grow, tagged */
-    "TTpnixtdgsrowwllffyyEPPPq+",              /* churn */
-    "TTTTTTTTTTDDPPPMqEllff+",                 /* select */
-    "TTTTTTTTTTTTTTpgPL",                      /* grow by what expires at once */
-    "TTpnitdgbsSroowwPPPMDEqllffyy+++LKc",     /* all, clear among them */
+    "TTTTTTTTpnixlfyg+", /* grow, tagged */
+    "TTpnixtdgsrowwllffyyEPPPq+", /* churn */
+    "TTTTTTTTTTDDPPPMqEllff+", /* select */
+    "TTTTTTTTTTTTTTpgPL", /* grow by what expires at once */
+    "TTpnitdgbsSroowwPPPMDEqllffyy+++LKc", /* all, clear among them */
 };
 #define PHASES (sizeof phases / sizeof *phases)
 

@@ -6,7 +6,7 @@
 /* --- A naive index --- */
 
 #define ENTRIES 300u
-#define LABELS 40u   /* every fourth is a prefix; */
+#define LABELS 40u /* every fourth is a prefix; */
 #define COLLIDING 6u /* the first few have one hash */
 #define WALKS 4u
 #define MANY 100000u

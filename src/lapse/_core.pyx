@@ -708,7 +708,7 @@ fast_install(Cache)
 
 def describe(type cls):
     """Give a new subclass of Cache method descriptors of its own: calls specialise by exact type."""
-    fast_describe(cls, Cache)
+    describe_methods(cls, Cache)
 
 
 

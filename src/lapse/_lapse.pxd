@@ -184,9 +184,11 @@ cdef extern from "_labels.h":
 
 cdef extern from "_fast.h":
     int fast_install(type cache_type) except -1
-    int fast_describe(type cls, type cache_type) except -1
     lapse_table *fast_table(object cache)
     lapse_table *fast_close(object cache)
     object fast_gather(lapse_table *t, object keys, int64_t now, object missing)
     object fast_gather_buffer(lapse_table *t, object keys, int64_t now, object missing)
     Py_hash_t fast_hash(object key) except -1
+
+cdef extern from "_methods.h":
+    int describe_methods(type cls, type cache_type) except -1
