@@ -30,9 +30,12 @@ void fence_free(lapse_fence *f, const lapse_memory *memory) {
     if (f->events) memory->unmap(f->events, EVENTS_BYTES);
 }
 
-size_t fence_bytes(const lapse_fence *f) {
+size_t fence_bytes(lapse_fence *f) {
+    lock_take(&f->lock);
     size_t events = f->written < FENCE_EVENTS ? (size_t)f->written * sizeof(fence_event) : EVENTS_BYTES;
-    return (f->buckets ? BUCKETS_BYTES : 0) + events;
+    size_t bytes = (f->buckets ? BUCKETS_BYTES : 0) + events;
+    lock_drop(&f->lock);
+    return bytes;
 }
 
 /* The first lease needs the arrays; they stay. */

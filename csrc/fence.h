@@ -86,7 +86,7 @@ typedef struct {
 void fence_init(lapse_fence *f);
 void fence_reset_locks(lapse_fence *f);
 void fence_free(lapse_fence *f, const lapse_memory *memory);
-size_t fence_bytes(const lapse_fence *f);
+size_t fence_bytes(lapse_fence *f);
 lapse_status fence_admit(lapse_fence *f, const lapse_memory *memory, lapse_lease *l);
 void fence_dismiss(lapse_fence *f, lapse_lease *l);
 bool fence_judge(lapse_fence *f, const lapse_lease *l, const lapse_tags *tags);

@@ -9,6 +9,8 @@
 #define FIRST_BITS 6u /* level 0 has 64 nodes */
 #define LEVELS 26u    /* 4 billion nodes */
 #define MAPPED_FROM ((size_t)256 << 10) /* levels of so many bytes are pages of their own */
+#define WALK_ROUNDS 64u /* postings that each walk passes in one step */
+#define KEY_LINE 64u /* a key's text may begin in the line behind its head */
 #define GROW_AHEAD 4u /* buckets between fetching and dividing */
 #define SETTLE_STEP 32u /* names given up in one step */
 #define SETTLE_BUCKETS 1024u /* label buckets looked into in one step */
@@ -429,13 +431,13 @@ size_t index_tags(tag_index *ix, uint64_t hash, const lapse_object *key, lapse_o
     return n;
 }
 
-/* Fetch ahead what forgetting these members will need. */
-void index_prefetch(tag_index *ix, size_t n, const member *members) {
+/* Fetch ahead what forgetting these will need. */
+void index_prefetch(tag_index *ix, size_t n, const candidate *c) {
     lock_take(&ix->lock);
     const index_body *b = ix->body;
-    for (size_t i = 0; b && i < n; i++) PREFETCH(chain_of(b, MEMBERS, members[i].hash));
+    for (size_t i = 0; b && i < n; i++) PREFETCH(chain_of(b, MEMBERS, c[i].who.hash));
     for (size_t i = 0; b && i < n; i++) {
-        uint32_t id = *chain_of(b, MEMBERS, members[i].hash);
+        uint32_t id = *chain_of(b, MEMBERS, c[i].who.hash);
         if (id) PREFETCH(node_at(b, id));
     }
     lock_drop(&ix->lock);
@@ -464,33 +466,62 @@ lapse_status index_walk_begin(tag_index *ix, uint64_t hash, lapse_object *name, 
     return status;
 }
 
-/* The next members, older ones first. Whoever was there when the walk began and still is has been among
- * them when it answers 0. */
-size_t index_walk_next(tag_index *ix, label_walk *w, member *out, size_t room) {
-    size_t n = 0;
+/* One of several walks: where it stands, and what it has come to but not looked into yet. */
+typedef struct {
+    uint32_t at;
+    bool waiting;
+    candidate next;
+} walker;
+
+/* Step on to the next posting, and begin to fetch its key and the posting behind it. Never to the node of another
+ * walk, which moves on before this one may have. */
+static void walk_on(const index_body *b, label_walk *w, walker *x, bool look) {
+    uint32_t id = node_at(b, x->at)->newer;
+    while (id != w->label && node_at(b, id)->object == NULL) id = node_at(b, id)->newer; /* another walk */
+    if (id == w->label) {
+        w->left = 0;
+        return;
+    }
+    const node *p = node_at(b, x->at = id);
+    PREFETCH(node_at(b, p->newer));
+    x->next = (candidate){{p->hash, p->object}, w->number};
+    x->waiting = true;
+    w->left--;
+    if (look) PREFETCH(p->object);
+    if (look) PREFETCH((const char *)p->object + KEY_LINE);
+}
+
+/* Walk on along n (at most WALKS) labels in turn, older members first, and answer those that are wanted (NULL:
+ * all), as far as there is `room`, at least 2 n. Whoever was there when a walk began and still is has been among
+ * them when its `left` is 0. */
+size_t index_walk_next(tag_index *ix, label_walk *walks, size_t n, candidate_filter wanted,
+                       const void *context, candidate *out, size_t room) {
+    walker at[WALKS];
+    size_t found = 0;
+    bool more = n > 0;
     lock_take(&ix->lock);
     const index_body *b = ix->body;
-    if (ix->epoch != w->epoch) w->left = 0; /* all of them were cleared */
-    uint32_t at = w->cursor;
-    while (n < room && w->left > 0) {
-        uint32_t next = node_at(b, at)->newer;
-        if (next == w->label) {
-            w->left = 0;
-            break;
-        }
-        at = next;
-        const node *p = node_at(b, at);
-        if (p->object == NULL) continue; /* another walk */
-        out[n++] = (member){p->hash, p->object};
-        w->left--;
-        PREFETCH(node_at(b, p->newer));
+    for (size_t i = 0; i < n; i++) {
+        at[i] = (walker){.at = walks[i].cursor};
+        if (ix->epoch != walks[i].epoch) walks[i].left = 0; /* all of them were cleared */
     }
-    if (at != w->cursor) {
-        ring_out(b, w->cursor);
-        ring_in(b, w->cursor, at);
+    for (uint32_t round = 0; more && round < WALK_ROUNDS && found + 2 * n <= room; round++) {
+        more = false;
+        for (size_t i = 0; i < n; i++) {
+            if (at[i].waiting && (!wanted || wanted(context, &at[i].next))) out[found++] = at[i].next;
+            at[i].waiting = false;
+            if (walks[i].left > 0) walk_on(b, &walks[i], &at[i], wanted != NULL);
+            more = more || at[i].waiting || walks[i].left > 0;
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (at[i].waiting && (!wanted || wanted(context, &at[i].next))) out[found++] = at[i].next;
+        if (at[i].at == walks[i].cursor) continue;
+        ring_out(b, walks[i].cursor);
+        ring_in(b, walks[i].cursor, at[i].at);
     }
     lock_drop(&ix->lock);
-    return n;
+    return found;
 }
 
 void index_walk_end(tag_index *ix, label_walk *w) {

@@ -98,6 +98,7 @@ static void overwrite(lapse_table *t, lookup *l, record *r, lapse_object **repla
 static void insert_new(lookup *l, record *r) {
     segment *s = l->s;
     r->gc = object_is_gc(r->e.key) || object_is_gc(r->e.value);
+    r->foreign = !object_is_str(r->e.key);
     object_ref(r->e.key);
     object_ref(r->e.value);
     object_mark(r->e.key);

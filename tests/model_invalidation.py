@@ -7,9 +7,12 @@ filled.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
-from redis_glob import matches
+import redis_glob
+
+matches = lru_cache(1 << 18)(redis_glob.matches)
 
 
 def tag_set(tags: Iterable[str]) -> frozenset[str]:

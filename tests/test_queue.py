@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import lapse
+from lapse._queue import LATE, NativeQueue
 from lapse.invalidation import Applied, Invalidation, OptimizedInvalidation
 from support import Key, wait_until
 
@@ -481,6 +482,18 @@ def test_apply_answers_in_order(cache, queued):
     assert set(cache) == {"user:3"}
 
 
+def test_a_pattern_that_no_cache_takes(cache, queued):
+    """It is found out among the others, which are applied."""
+    batch = [
+        Invalidation("table", "order"),
+        Invalidation("pattern", "x" * 2000),
+        Invalidation("pattern", "user:*"),
+    ]
+    answers = queued(cache).apply(batch)
+    assert [each.removed for each in answers] == [4, 0, 4]
+    assert [type(each.error) for each in answers] == [type(None), ValueError, type(None)]
+
+
 def test_apply_of_all(cache, queued):
     """`all` has removed everything, and the others of its batch nothing."""
     batch = [Invalidation("key", "user:1"), Invalidation("all"), Invalidation("tag", "even")]
@@ -662,6 +675,26 @@ def test_overflow_in_the_midst_of_a_drain(queued):
     assert (queue.stats().applied, queue.stats().depth) == (10, 0)
 
 
+def test_a_flush_covers_what_collapses_meanwhile(queued):
+    """Items that were queued before a flush, and overflow during it, are gone when it returns."""
+    duck = Duck()
+    queue = queued(duck, batch_size=1, capacity=4)
+    note = duck.note
+
+    def noting(*call: Any) -> bool:
+        if call == ("key", 0):
+            for n in range(4, 6):
+                queue.invalidate_key(n)
+        return note(*call)
+
+    duck.note = noting  # type: ignore[method-assign]
+    for n in range(4):
+        queue.invalidate_key(n)
+    queue.flush()
+    assert duck.asked == [("key", 0), ("all",)]
+    assert queue.stats().depth == 0
+
+
 # --- Foreign caches ---
 
 
@@ -824,6 +857,15 @@ def test_close_applies_what_is_queued(cache, queued):
     assert queue.stats().applied == 1
 
 
+def test_an_item_that_came_late(cache, queued):
+    """A producer whom close() overtook applies its item itself."""
+    queue = queued(cache)
+    queue.invalidate_table("user")
+    queue._close()
+    queue._signal(LATE)
+    assert len(cache) == 4
+
+
 def test_a_queue_that_is_dropped_applies_what_waits(cache):
     """A queue that nobody refers to any more does not take its items along."""
     queue = OptimizedInvalidation(cache, start=False)
@@ -868,8 +910,6 @@ def test_references_are_given_up(end):
 
 def test_a_native_queue_gives_up_what_nobody_took():
     """The ring itself owns what is in it."""
-    from lapse._queue import NativeQueue
-
     target = Key("x")
     before = sys.getrefcount(target)
     native = NativeQueue()
@@ -897,6 +937,13 @@ def test_wrong_options(cache, options):
         OptimizedInvalidation(cache, **options)
 
 
+def test_numbers_of_items_are_whole(cache):
+    """Half an item is a TypeError at once, and none in the thread."""
+    for options in ({"batch_size": 2.5}, {"capacity": 2.5}):
+        with pytest.raises(TypeError):
+            OptimizedInvalidation(cache, **options)  # type: ignore[arg-type]
+
+
 def test_endless_times(cache):
     """A batch_timeout without end is as long as a thread can wait."""
     with OptimizedInvalidation(cache, batch_timeout=float("inf"), overflow_wait=1e300) as queue:
@@ -908,8 +955,14 @@ def test_endless_times(cache):
 def test_a_queue_that_was_never_made(cache):
     """Without __init__ there is nothing to use, and no crash."""
     queue: Any = OptimizedInvalidation.__new__(OptimizedInvalidation)
-    with pytest.raises(RuntimeError):
-        queue.invalidate_key("a")
+    calls: list[Callable[[], Any]] = [
+        lambda: queue.invalidate_key("a"), queue.invalidate_all, queue.flush, queue.close,
+        queue._pushed, queue._taken, queue._age, queue._close, lambda: queue._take(1, []),
+        lambda: queue._arm(1), lambda: queue._after_fork(None), lambda: queue.capacity,
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(RuntimeError):
+            call()
     assert queue.closed
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import queue as queues
 import random
 import signal
 import sys
@@ -19,6 +20,7 @@ import pytest
 
 import lapse
 from lapse.invalidation import Invalidation, OptimizedInvalidation
+from lapse.invalidation.queue import _process
 from support import run_python, wait_until
 
 THREADS = 4
@@ -172,6 +174,28 @@ def test_the_thread_survives_errors(caplog):
         assert queue.cache.deleted == {0: 1, 1: 1}
         assert threads_of("broken") == [thread]
     assert [record.exc_info[0] for record in caplog.records] == [MemoryError, MemoryError]
+
+
+def test_the_thread_pauses_after_an_error():
+    """However loudly it is woken for what has been put back, it does not try again at once."""
+    slept: list[Any] = []
+
+    class Alarm(queues.SimpleQueue[None]):
+        def get(self, block: bool = True, timeout: float | None = None) -> None:
+            slept.append((timeout, self.qsize()))
+            owner._stopping = True
+
+    class Owner:
+        _stopping = False
+        batch_timeout = 0.25
+
+        def _turn(self) -> None:
+            alarm.put(None)
+            raise MemoryError
+
+    alarm, owner = Alarm(), Owner()
+    _process(lambda: owner, alarm)  # type: ignore[arg-type]
+    assert slept == [(0.25, 0)]
 
 
 def test_the_thread_holds_no_queue():
@@ -397,6 +421,7 @@ BEGIN = """
 import atexit, os, sys, threading, time
 from lapse import TTLCache
 from lapse.invalidation import Invalidation, OptimizedInvalidation
+from lapse.invalidation.queue import _process
 
 class Sink:
     def delete(self, key):
@@ -605,6 +630,21 @@ def test_a_child_that_cannot_apply_clears():
     assert in_child(work) == 0
     queue.close()
     assert (sink.cleared, sink.deleted) == (0, {1: 1})
+
+
+@needs_fork
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_in_the_midst_of_counting():
+    """Whatever the counters say at a fork, in the child everything accepted has been applied."""
+    queue = OptimizedInvalidation(Sink(), start=False)
+    queue.invalidate_key(1)
+    queue._counts.collapses += 1  # as if an overflow had got no further
+
+    def work() -> None:
+        assert (queue.stats().enqueued, queue.stats().depth) == (2, 0)
+
+    assert in_child(work) == 0
+    queue.close()
 
 
 @needs_fork

@@ -27,9 +27,9 @@
 #define BATCH 64u
 #define TOGETHER 3u
 #ifdef __SANITIZE_THREAD__
-#  define LOADS 30000u /* of each loader */
+#  define LOADS 12000u /* of each loader */
 #else
-#  define LOADS 120000u
+#  define LOADS 60000u
 #endif
 #define NAP 200u /* microseconds between the steps of those who would drown out the rest */
 

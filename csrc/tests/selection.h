@@ -133,11 +133,6 @@ static void op_pass(world *w, source *from) {
     end_pass(w, s);
 }
 
-static void end_pass_under_way(world *w) {
-    if (w->under_way.p) end_pass(w, &w->under_way);
-    for (uint32_t id = 0; id < IDS; id++) w->map[id].doomed = false;
-}
-
 /* Every live key that a pattern matches is listed once. */
 static void op_list(world *w, source *from) {
     static lapse_item out[4 * IDS];
@@ -204,6 +199,14 @@ static void end_loan(world *w, loan *one) {
 
 static void end_loans(world *w) {
     for (uint32_t i = 0; i < LEASES; i++) end_loan(w, &w->loans[i]);
+}
+
+/* Give up the pass under way. Nobody knows which leases it has come to, so they are given back. */
+static void give_up_pass(world *w) {
+    if (w->under_way.p == NULL) return;
+    end_pass(w, &w->under_way);
+    end_loans(w);
+    for (uint32_t id = 0; id < IDS; id++) w->map[id].doomed = false;
 }
 
 static void op_lease(world *w, source *from) {

@@ -24,6 +24,7 @@ static struct {
     size_t gone[CAUSES];
     uint8_t times[KEYS]; /* that the observer was told of this key, */
     lapse_cause why[KEYS]; /* and the last cause */
+    void (*listener)(uint32_t id); /* is called with each key that went, if it is set */
 } stage;
 
 static inline bool has_text(uint32_t id) { return id % 11 != 5; }
@@ -35,6 +36,7 @@ static inline void observe(void *context, lapse_item *items, size_t n, lapse_cau
         stage.why[items[i].key->id] = cause;
     }
     stage.gone[cause] += n;
+    for (size_t i = 0; i < n && stage.listener; i++) stage.listener((uint32_t)items[i].key->id);
     lapse_release(items, n);
 }
 

@@ -321,7 +321,7 @@ static void world_settle(world *w) {
 }
 
 static void world_free(world *w) {
-    end_pass_under_way(w);
+    give_up_pass(w);
     end_loans(w);
     world_settle(w);
     lapse_table_free(w->t);

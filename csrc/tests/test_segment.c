@@ -27,7 +27,8 @@ static record new_record(const segment *s, uint32_t id, uint64_t hash, uint64_t 
                     .ttl = s->ttls ? (int64_t)(dice % 77) : 0,
                     .limit = s->limits ? (int64_t)(dice % 55) : LAPSE_NEVER,
                     .own = dice % 5 == 0,
-                    .gc = keys[id].gc || dice % 8 == 0};
+                    .gc = keys[id].gc || dice % 8 == 0,
+                    .foreign = true};
 }
 
 static uint64_t hash_of(uint32_t id) { return mix_hash(id); }

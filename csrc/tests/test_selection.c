@@ -22,7 +22,7 @@ static void run_stream(const lapse_config *config, flavour f, uint32_t variant, 
             world_step(w, &from, phases[phase % PHASES]);
             if (n < 64 || n % 101 == 0) world_check(w);
         }
-        end_pass_under_way(w);
+        give_up_pass(w);
         world_settle(w);
     }
     world_free(w);

@@ -67,6 +67,7 @@ static void fill(segment *s, uint64_t random) {
         record r = {.e = {&object, &object}, .hash = random_word(&random), .deadline = (int64_t)n};
         r.ttl = (int64_t)n + 1;
         r.limit = (int64_t)n + 2;
+        r.foreign = true;
         segment_insert(s, &r);
     }
     write_end(s);

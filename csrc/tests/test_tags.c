@@ -8,13 +8,12 @@
 #define ENTRIES 300u
 #define LABELS 40u /* every fourth is a prefix; */
 #define COLLIDING 6u /* the first few have one hash */
-#define WALKS 4u
+#define STROLLS 4u
 #define MANY 100000u
 
-/* A walk, whom it has met, and whom it must meet before its end. */
+/* A walk at a label, how many it may meet, and whom it must have met before its end. */
 typedef struct {
     bool open;
-    label_walk walk;
     uint32_t label, most, met;
     bool due[ENTRIES];
 } stroll;
@@ -24,7 +23,8 @@ static struct {
     lapse_object keys[ENTRIES], names[LABELS];
     uint64_t hashes[ENTRIES], bears[ENTRIES]; /* bears: a bit for each label */
     bool there[ENTRIES];
-    stroll strolls[WALKS];
+    stroll strolls[STROLLS];
+    label_walk walks[STROLLS];
 } naive;
 
 static bool is_prefix(uint32_t label) { return label % 4 == 3; }
@@ -72,8 +72,8 @@ static void check_names(void) {
     uint64_t borne = 0;
     settle(&naive.ix);
     for (uint32_t e = 0; e < ENTRIES; e++) borne |= naive.bears[e];
-    for (uint32_t i = 0; i < WALKS; i++)
-        if (naive.strolls[i].open && naive.strolls[i].walk.epoch == naive.ix.epoch)
+    for (uint32_t i = 0; i < STROLLS; i++)
+        if (naive.strolls[i].open && naive.walks[i].epoch == naive.ix.epoch)
             borne |= UINT64_C(1) << naive.strolls[i].label;
     for (uint32_t label = 0; label < LABELS; label++)
         CHECK(naive.names[label].references == 1 + (label_name(label) && (borne >> label & 1)));
@@ -109,7 +109,7 @@ static void choose_labels(choice *out, uint64_t *random, bool with_prefixes) {
 }
 
 static void nobody_is_due(uint32_t e, uint64_t labels) {
-    for (uint32_t i = 0; i < WALKS; i++)
+    for (uint32_t i = 0; i < STROLLS; i++)
         if (labels >> naive.strolls[i].label & 1) naive.strolls[i].due[e] = false;
 }
 
@@ -159,50 +159,88 @@ static void do_forget(uint32_t e) {
     naive.bears[e] = 0;
 }
 
-static void begin_stroll(stroll *s, uint64_t *random) {
+/* Does another walk stand at this label? Then the label is there, even without entries. */
+static bool is_walked(uint32_t label, uint32_t but) {
+    for (uint32_t i = 0; i < STROLLS; i++)
+        if (i != but && naive.strolls[i].open && naive.strolls[i].label == label &&
+            naive.walks[i].epoch == naive.ix.epoch)
+            return true;
+    return false;
+}
+
+static void begin_stroll(uint32_t i, uint64_t *random) {
+    stroll *s = &naive.strolls[i];
     s->label = random_below(random, LABELS);
     s->most = s->met = 0;
     for (uint32_t e = 0; e < ENTRIES; e++) s->most += s->due[e] = naive.bears[e] >> s->label & 1;
+    naive.walks[i].number = i;
     lapse_status status;
-    do status = index_walk_begin(&naive.ix, label_hash(s->label), label_name(s->label), s->most, &s->walk);
+    do
+        status =
+            index_walk_begin(&naive.ix, label_hash(s->label), label_name(s->label), s->most, &naive.walks[i]);
     while (status == LAPSE_NO_ROOM && index_make_room(&naive.ix, &failing, 1) == LAPSE_OK);
-    bool stood_at = false; /* a label without entries is there while another walk stands at it */
-    for (uint32_t i = 0; i < WALKS; i++)
-        stood_at |= &naive.strolls[i] != s && naive.strolls[i].open && naive.strolls[i].label == s->label &&
-                    naive.strolls[i].walk.epoch == naive.ix.epoch;
-    CHECK(status == (s->most > 0 || stood_at ? LAPSE_OK : LAPSE_ABSENT));
+    CHECK(status == (s->most > 0 || is_walked(s->label, i) ? LAPSE_OK : LAPSE_ABSENT));
     s->open = status == LAPSE_OK;
 }
 
-static void end_stroll(stroll *s) {
-    index_walk_end(&naive.ix, &s->walk);
-    s->open = false;
+static void end_stroll(uint32_t i) {
+    index_walk_end(&naive.ix, &naive.walks[i]);
+    naive.strolls[i].open = false;
 }
 
-static void meet(stroll *s, const member *m) {
-    uint32_t e = (uint32_t)(m->key - naive.keys);
-    CHECK(e < ENTRIES && m->hash == naive.hashes[e] && (naive.bears[e] >> s->label & 1));
-    CHECK(index_bears(&naive.ix, &s->walk, m->hash, m->key));
+static void meet(const candidate *c) {
+    stroll *s = &naive.strolls[c->number];
+    uint32_t e = (uint32_t)(c->who.key - naive.keys);
+    CHECK(s->open && e < ENTRIES && c->who.hash == naive.hashes[e] && (naive.bears[e] >> s->label & 1));
+    CHECK(++s->met <= s->most); /* it ends, whoever comes */
     s->due[e] = false;
 }
 
-/* Those who were there from its beginning to its end have been met; and it ends, whoever comes. */
-static void go_on(stroll *s, uint64_t *random) {
-    member found[8];
-    size_t n = index_walk_next(&naive.ix, &s->walk, found, 1 + random_below(random, 8));
-    for (size_t i = 0; i < n; i++) meet(s, &found[i]);
-    s->met += (uint32_t)n;
-    CHECK(s->met <= s->most);
-    if (n > 0) return;
-    for (uint32_t e = 0; e < ENTRIES; e++) CHECK(!s->due[e]);
-    end_stroll(s);
+/* A filter turns half of them away; that too is to have met them. */
+static bool is_even(const void *context, const candidate *c) {
+    CHECK(context == &naive);
+    bool even = (c->who.key - naive.keys) % 2 == 0;
+    if (!even) meet(c);
+    return even;
+}
+
+/* Go on with these walks together. Who was there from a walk's beginning to its end has been met. */
+static void go_on(const uint32_t *which, uint32_t n, uint64_t *random) {
+    label_walk together[STROLLS];
+    candidate found[32];
+    bool filtered = random_below(random, 2);
+    size_t room = 2 * n + random_below(random, 8);
+    for (uint32_t k = 0; k < n; k++) together[k] = naive.walks[which[k]];
+    size_t count = index_walk_next(&naive.ix, together, n, filtered ? is_even : NULL, &naive, found, room);
+    CHECK(count <= room);
+    for (size_t i = 0; i < count; i++) {
+        CHECK(!filtered || is_even(&naive, &found[i]));
+        meet(&found[i]);
+        uint32_t k = found[i].number;
+        CHECK(index_bears(&naive.ix, &naive.walks[k], found[i].who.hash, found[i].who.key));
+    }
+    for (uint32_t k = 0; k < n; k++) {
+        naive.walks[which[k]] = together[k];
+        if (together[k].left > 0) continue;
+        for (uint32_t e = 0; e < ENTRIES; e++) CHECK(!naive.strolls[which[k]].due[e]);
+        end_stroll(which[k]);
+    }
 }
 
 static void do_walk(uint64_t *random) {
-    stroll *s = &naive.strolls[random_below(random, WALKS)];
-    if (!s->open) begin_stroll(s, random);
-    else if (random_below(random, 30) == 0) end_stroll(s);
-    else go_on(s, random);
+    uint32_t i = random_below(random, STROLLS), which[STROLLS], n = 0;
+    if (!naive.strolls[i].open) {
+        begin_stroll(i, random);
+        return;
+    }
+    if (random_below(random, 30) == 0) {
+        end_stroll(i);
+        return;
+    }
+    bool all = random_below(random, 2);
+    for (uint32_t k = 0; k < STROLLS; k++)
+        if (naive.strolls[k].open && (all || k == i)) which[n++] = k;
+    go_on(which, n, random);
 }
 
 static void do_put_aside(void) {
@@ -227,8 +265,8 @@ static void play_round(uint64_t *random) {
 }
 
 static void close_index(void) {
-    for (uint32_t i = 0; i < WALKS; i++)
-        if (naive.strolls[i].open) end_stroll(&naive.strolls[i]);
+    for (uint32_t i = 0; i < STROLLS; i++)
+        if (naive.strolls[i].open) end_stroll(i);
     do_put_aside();
     settle(&naive.ix);
     CHECK(ledger.held == 0);
@@ -276,7 +314,19 @@ static void add_one(tag_index *ix, uint64_t hash, lapse_object *key, lapse_objec
     while (!index_add(ix, hash, key, &set)) CHECK(index_make_room(ix, &failing, 2) == LAPSE_OK);
 }
 
-/* Oldest first; one walk per reader, each at its own pace, whatever is taken out from under it. */
+/* The next `most` of a walk's members, an even number, or as many as there are. */
+static size_t walk(tag_index *ix, label_walk *w, member *out, size_t most) {
+    candidate found[2];
+    size_t n = 0;
+    while (n < most && w->left > 0) {
+        size_t got = index_walk_next(ix, w, 1, NULL, NULL, found, 2);
+        CHECK(got <= 2);
+        for (size_t i = 0; i < got; i++) out[n++] = found[i].who;
+    }
+    return n;
+}
+
+/* Oldest first; each walk at its own pace, whatever is taken out from under it. */
 static void test_walks_go_by_age(void) {
     tag_index ix;
     static lapse_object objects[100];
@@ -289,14 +339,13 @@ static void test_walks_go_by_age(void) {
     CHECK(index_walk_begin(&ix, 7, &name, 99, &a) == LAPSE_MORE); /* more than the caller would walk */
     CHECK(index_walk_begin(&ix, 7, &name, 100, &a) == LAPSE_OK);
     CHECK(index_walk_begin(&ix, 7, &name, 100, &b) == LAPSE_OK);
-    CHECK(index_walk_next(&ix, &a, found, 10) == 10);
+    CHECK(walk(&ix, &a, found, 10) == 10);
     for (uint32_t i = 0; i < 10; i++) CHECK(found[i].key == &objects[i] && found[i].hash == i);
     for (uint32_t i = 5; i < 15; i++) index_forget(&ix, i, &objects[i]); /* behind a, at it, before it */
-    CHECK(index_walk_next(&ix, &a, found, 1) == 1 && found[0].key == &objects[15]);
-    CHECK(index_walk_next(&ix, &b, found, 100) == 90);
+    CHECK(walk(&ix, &a, found, 2) == 2 && found[0].key == &objects[15]);
+    CHECK(walk(&ix, &b, found, 100) == 90);
     for (uint32_t i = 0; i < 90; i++) CHECK(found[i].key == &objects[i < 5 ? i : i + 10]);
-    CHECK(index_walk_next(&ix, &b, found, 100) == 0);
-    CHECK(index_walk_next(&ix, &a, found, 100) == 84 && index_walk_next(&ix, &a, found, 100) == 0);
+    CHECK(walk(&ix, &a, found, 100) == 83 && a.left == 0 && b.left == 0);
     for (uint32_t i = 0; i < 100; i++)
         if (i < 5 || i >= 15) index_forget(&ix, i, &objects[i]);
     index_walk_end(&ix, &a);
@@ -306,6 +355,34 @@ static void test_walks_go_by_age(void) {
     index_put_aside(&ix);
     settle(&ix);
     CHECK(ledger.held == 0);
+}
+
+/* Two walks of one label, moved on together and overtaking each other: each meets everybody. */
+static void test_walks_together(void) {
+    tag_index ix;
+    enum { MEMBERS = 9000 };
+    static lapse_object objects[MEMBERS];
+    static uint8_t met[2][MEMBERS];
+    lapse_object name = {.references = 1};
+    label_walk walks[2];
+    candidate found[40];
+    index_init(&ix);
+    expect_no_failures();
+    memset(met, 0, sizeof met);
+    for (uint32_t i = 0; i < MEMBERS; i++) add_one(&ix, mix_hash(i), &objects[i], &name, 7);
+    for (uint32_t k = 0; k < 2; k++) {
+        walks[k].number = k;
+        CHECK(index_walk_begin(&ix, 7, &name, MEMBERS, &walks[k]) == LAPSE_OK);
+    }
+    for (size_t room = 4; walks[0].left + walks[1].left > 0; room = room % 37 + 4) {
+        size_t n = index_walk_next(&ix, walks, 2, NULL, NULL, found, room);
+        for (size_t i = 0; i < n; i++) met[found[i].number][found[i].who.key - objects]++;
+    }
+    for (uint32_t i = 0; i < MEMBERS; i++) CHECK(met[0][i] == 1 && met[1][i] == 1);
+    for (uint32_t k = 0; k < 2; k++) index_walk_end(&ix, &walks[k]);
+    index_put_aside(&ix);
+    settle(&ix);
+    CHECK(name.references == 1 && ledger.held == 0);
 }
 
 /* A walk whose index is put aside finds nothing more, and takes nothing of the next one with it. */
@@ -319,14 +396,14 @@ static void test_put_aside_under_a_walk(void) {
     expect_no_failures();
     for (uint32_t i = 0; i < 20; i++) add_one(&ix, i, &objects[i], &name, 7);
     CHECK(index_walk_begin(&ix, 7, &name, 20, &old) == LAPSE_OK);
-    CHECK(index_walk_next(&ix, &old, found, 5) == 5);
+    CHECK(walk(&ix, &old, found, 6) == 6);
     index_put_aside(&ix);
-    CHECK(!ix.active && index_walk_next(&ix, &old, found, 40) == 0);
+    CHECK(!ix.active && walk(&ix, &old, found, 40) == 0 && old.left == 0);
     for (uint32_t i = 20; i < 40; i++) add_one(&ix, i, &objects[i], &name, 7);
     CHECK(!index_bears(&ix, &old, 20, &objects[20]));
     CHECK(index_walk_begin(&ix, 7, &name, 20, &new) == LAPSE_OK);
     index_walk_end(&ix, &old);
-    CHECK(index_walk_next(&ix, &new, found, 40) == 20 && found[0].key == &objects[20]);
+    CHECK(walk(&ix, &new, found, 40) == 20 && found[0].key == &objects[20]);
     settle(&ix); /* the old body, while the new one is walked */
     CHECK(name.references == 2);
     index_walk_end(&ix, &new);
@@ -360,7 +437,7 @@ static void test_many_labels(void) {
     member found[2];
     for (uint32_t i = 0; i < MANY; i += 999) {
         CHECK(index_walk_begin(&ix, mix_hash(~(uint64_t)i), &many_names[i], 1, &w) == LAPSE_OK);
-        CHECK(index_walk_next(&ix, &w, found, 2) == 1 && found[0].key == &many_names[i]);
+        CHECK(walk(&ix, &w, found, 2) == 1 && found[0].key == &many_names[i]);
         index_walk_end(&ix, &w);
     }
     shrinks_to_nothing(&ix, (size_t)MANY * 64);
@@ -377,10 +454,10 @@ static void test_many_entries_of_one_label(void) {
     for (uint32_t i = 0; i < MANY; i++) add_one(&ix, mix_hash(i), &many_names[i], &name, 7);
     CHECK(name.references == 2 && index_walk_begin(&ix, 7, &name, MANY, &w) == LAPSE_OK);
     for (uint32_t i = 0; i < MANY; i += 100) {
-        CHECK(index_walk_next(&ix, &w, found, 100) == 100);
+        CHECK(walk(&ix, &w, found, 100) == 100);
         for (uint32_t k = 0; k < 100; k++) CHECK(found[k].key == &many_names[i + k]);
     }
-    CHECK(index_walk_next(&ix, &w, found, 100) == 0);
+    CHECK(w.left == 0);
     index_walk_end(&ix, &w);
     shrinks_to_nothing(&ix, (size_t)MANY * 32);
     CHECK(name.references == 1);
@@ -572,6 +649,7 @@ int main(void) {
     RUN(test_random_changes);
     RUN(test_often_empty);
     RUN(test_walks_go_by_age);
+    RUN(test_walks_together);
     RUN(test_put_aside_under_a_walk);
     RUN(test_many_labels);
     RUN(test_many_entries_of_one_label);

@@ -44,6 +44,7 @@ static thing *born(uint64_t id, uint64_t *random) {
         x->o.id = id;
         x->o.needs_asking = id % 11 == 0;
         x->o.gc = id % 3 == 0;
+        x->o.text = NULL;
         PUBLISH(&x->o.references, 1);
         return x;
     }

@@ -74,6 +74,12 @@ cdef int64_t now_of(NativeQueue self) except? -3:
     return <int64_t>llrint(max(-FARTHEST, min(FARTHEST, nanoseconds)))
 
 
+cdef lapse_queue *ring_of(NativeQueue self) except NULL:
+    if self.ring == NULL:
+        raise RuntimeError(f"{type(self).__name__} is not initialised")
+    return self.ring
+
+
 cdef queue_status push(NativeQueue self, queue_kind kind, object target) except? QUEUE_CLOSED:
     """Queue one item if there is room. RuntimeError if the queue is closed."""
     cdef int64_t now = now_of(self)
@@ -181,10 +187,11 @@ cdef class NativeQueue:
 
         None if nothing is there, or its producer has claimed a cell and not filled it yet.
         """
+        cdef lapse_queue *ring = ring_of(self)
         cdef Taken taken = Taken.__new__(Taken)
         taken.reserve(limit)
         PyList_Append(place, taken)
-        PUBLISH(&taken.n, queue_take(self.ring, taken.items, limit))  # pairs with Taken.ready
+        PUBLISH(&taken.n, queue_take(ring, taken.items, limit))  # pairs with Taken.ready
         if taken.n > 0:
             return taken
         if taken in place:  # the consumer may have removed it
@@ -197,16 +204,17 @@ cdef class NativeQueue:
 
     def _arm(self, Py_ssize_t depth):
         """Have a producer raise the alarm when `depth` items wait; False: they do already."""
-        return queue_arm(self.ring, min(<size_t>depth, queue_capacity(self.ring)))
+        cdef lapse_queue *ring = ring_of(self)
+        return queue_arm(ring, min(<size_t>depth, queue_capacity(ring)))
 
     def _close(self):
         """Refuse every later push."""
-        queue_close(self.ring)
+        queue_close(ring_of(self))
 
     def _after_fork(self, wake):
         """In a forked child: no other thread is at work in the ring. `wake` is the child's own."""
         self.wake = wake
-        queue_after_fork(self.ring)
+        queue_after_fork(ring_of(self))
 
     # --- Looking ---
 
@@ -218,7 +226,7 @@ cdef class NativeQueue:
     @property
     def capacity(self):
         """How many items the ring holds."""
-        return queue_capacity(self.ring)
+        return queue_capacity(ring_of(self))
 
     def _now(self):
         """The queue's clock, in nanoseconds."""
@@ -227,17 +235,17 @@ cdef class NativeQueue:
     def _age(self):
         """Seconds since the oldest item that waits was queued; None if none waits."""
         cdef int64_t enqueued_ns = 0
-        if not queue_oldest(self.ring, &enqueued_ns):
+        if not queue_oldest(ring_of(self), &enqueued_ns):
             return None
         return (now_of(self) - enqueued_ns) / 1e9
 
     def _pushed(self):
         """How many items have been queued so far."""
-        return queue_pushed(self.ring)
+        return queue_pushed(ring_of(self))
 
     def _taken(self):
         """How many items have been taken so far."""
-        return queue_taken(self.ring)
+        return queue_taken(ring_of(self))
 
     def _latency(self, double share):
         """Seconds from queued to applied that `share` of the items did not exceed, to 1/16."""

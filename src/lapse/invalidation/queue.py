@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import logging
+import operator
 import os
 import queue
 import threading
@@ -70,6 +71,7 @@ class OptimizedInvalidation(Draining):
 
     Raises:
         ValueError: for a number out of range, or an unknown overflow policy.
+        TypeError: for a number of items that is not whole.
 
     Every method may be called by any thread. invalidate_*() take no lock and cost O(1) unless the
     ring is full; they raise RuntimeError once the queue is closed. No lock of the queue is held
@@ -111,8 +113,8 @@ class OptimizedInvalidation(Draining):
         self._thread: threading.Thread | None = None
         self._stopping = False
         wait = min(overflow_wait, threading.TIMEOUT_MAX)
-        self._ready(target_of(cache), batch_size, policy_of(overflow), wait)
-        self._open(capacity, clock, self._alarm.put)
+        self._ready(target_of(cache), operator.index(batch_size), policy_of(overflow), wait)
+        self._open(operator.index(capacity), clock, self._alarm.put)
         self._began = self._now()
         _watch(self)
         if start:
