@@ -110,16 +110,15 @@ cdef inline int64_t now_of(Cache self) except? -3:
 
 cdef void announce(void *context, lapse_item *items, size_t n, lapse_cause cause) noexcept:
     """The table's observer: tell the cache's listener of entries that have left."""
-    cdef Cache self = <Cache>context
     cdef size_t i
-    try:
-        for i in range(n):
-            key, value = taken(items[i].key), taken(items[i].value)
-            if self._listener is not None:
-                self._listener(key, value, CAUSES[<int>cause])
-    except BaseException:
-        lapse_release(items + i + 1, n - i - 1)
-        raise
+    for i in range(n):
+        tell((<Cache>context)._listener, taken(items[i].key), taken(items[i].value), CAUSES[<int>cause])
+
+
+cdef void tell(object listener, object key, object value, object cause) noexcept:
+    """Tell of one; what is no ordinary exception is reported, and the next event follows."""
+    if listener is not None:
+        listener(key, value, cause)
 
 
 # --- The cache ---------------------------------------------------------------------------------
@@ -413,7 +412,7 @@ cdef class Cache:
         """
         return Lease(self, key, frozenset() if tags is NO_TAGS else tags)
 
-    def fill(self, Lease lease, value, ttl=None, *, tags=NO_TAGS):
+    def fill(self, Lease lease not None, value, ttl=None, *, tags=NO_TAGS):
         """Store what was loaded under `lease`; False, and nothing is stored, if it is outdated.
 
         The entry bears the tags of the lease and `tags`. It is outdated if after the lease was taken the key

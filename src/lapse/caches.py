@@ -64,7 +64,8 @@ class ExpiringCache(Native[K, V]):
         listener = options["listener"]
         if listener is not None and not callable(listener):
             raise TypeError(f"listener must be callable, not {listener!r}")
-        self._open(mode, options, listener and Announcer(listener, options["name"]))
+        announcer = None if listener is None else Announcer(listener, options["name"])
+        self._open(mode, options, announcer)
         forks.watch(self)
         if interval is not None:
             sweeper.watch(self, interval)
