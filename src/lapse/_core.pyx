@@ -109,16 +109,13 @@ cdef inline int64_t now_of(Cache self) except? -3:
 
 
 cdef void announce(void *context, lapse_item *items, size_t n, lapse_cause cause) noexcept:
-    """The table's observer: tell the cache's listener of entries that have left."""
+    """The table's observer: tell the cache's listener, which does not raise, of entries that have left."""
+    cdef Cache self = <Cache>context
     cdef size_t i
     for i in range(n):
-        tell((<Cache>context)._listener, taken(items[i].key), taken(items[i].value), CAUSES[<int>cause])
-
-
-cdef void tell(object listener, object key, object value, object cause) noexcept:
-    """Tell of one; what is no ordinary exception is reported, and the next event follows."""
-    if listener is not None:
-        listener(key, value, cause)
+        key, value = taken(items[i].key), taken(items[i].value)
+        if self._listener is not None:
+            self._listener(key, value, CAUSES[<int>cause])
 
 
 # --- The cache ---------------------------------------------------------------------------------
