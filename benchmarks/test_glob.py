@@ -3,7 +3,7 @@
 import pytest
 
 
-@pytest.mark.contests("pattern-glob", "pattern-stars")
+@pytest.mark.contests("pattern-glob", "pattern-rare", "pattern-stars")
 def test_glob(time_trial, contest, entrant):
     """Times the calls of `lapse bench` for each entrant."""
     time_trial(contest, entrant)

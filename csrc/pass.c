@@ -87,6 +87,7 @@ void lapse_pass_end(lapse_pass *p) {
     if (p->phase == PASS_BUILD) index_prefixes_failed(&t->index, p->epoch, build_depth(p));
     if (!p->listing) fence_pass_end(&t->fence, &p->fence);
     table_settle(t);
+    while (p->listing && p->phase == PASS_TABLE && p->due_n > 0) object_unref(p->due[--p->due_n].who.key);
     if (p->due) t->config.memory->drop(p->due);
     t->config.memory->drop(p);
 }
@@ -355,9 +356,12 @@ static bool gist_allows(const lapse_pass *p, uint64_t gist) {
     return false;
 }
 
+/* A listing takes its reference at once, and hands it over later. */
 static void note_due(lapse_pass *p, const segment *s, uint32_t slot, const lapse_text *text) {
     size_t pattern = first_match(p, text);
     if (pattern == p->n) return;
+    if (p->listing && passed(*deadline_at(s, slot), p->at)) return;
+    if (p->listing) object_ref(entry_at(s, slot)->key);
     p->due[p->due_n++] = (candidate){{*hash_at(s, slot), entry_at(s, slot)->key}, (uint32_t)pattern};
 }
 
@@ -372,16 +376,30 @@ static void find_by_text(lapse_pass *p, segment *s) {
     s->gists_known = s->gists != NULL;
 }
 
+static void look_into(lapse_pass *p, segment *s, const uint32_t *slots, uint32_t n) {
+    lapse_text text;
+    for (uint32_t i = 0; i < n; i++) {
+        bool is_text = text_at(s, slots[i], &text);
+        s->gists[slots[i]] = is_text ? text_gist(&text) : NO_GIST;
+        if (is_text) note_due(p, s, slots[i], &text);
+    }
+}
+
 /* Look into those keys only whose gists allow a match, or are not known. */
 static void find_by_gist(lapse_pass *p, segment *s) {
-    lapse_text text;
+    uint32_t slots[LAPSE_BLOCK], n = 0;
     FOR_EACH_SLOT(s, slot) {
         uint64_t gist = s->gists[slot];
         if (gist != 0 && !gist_allows(p, gist)) continue;
-        bool is_text = text_at(s, slot, &text);
-        s->gists[slot] = is_text ? text_gist(&text) : NO_GIST;
-        if (is_text) note_due(p, s, slot, &text);
+        const char *key = (const char *)entry_at(s, slot)->key;
+        PREFETCH(key);
+        PREFETCH(key + TEXT_AT);
+        slots[n++] = slot;
+        if (n < LAPSE_BLOCK) continue;
+        look_into(p, s, slots, n);
+        n = 0;
     }
+    look_into(p, s, slots, n);
 }
 
 /* Give the segment that covers the cursor a place for gists; without memory the pass does without. */
@@ -414,35 +432,23 @@ static lapse_status find_step(lapse_pass *p) {
     return enough || make_due_room(p, room) == LAPSE_OK ? LAPSE_MORE : LAPSE_NO_MEMORY;
 }
 
-/* List a segment. NO_ROOM: `out` lacks room for `*n`, and nothing was done. */
-static lapse_status list_step(lapse_pass *p, lapse_item *out, size_t room, size_t *n) {
-    lapse_text text;
-    segment *s = lock_segment(p->t, p->cursor);
-    bool fits = s->used <= room;
-    if (!fits) *n = s->used;
-    else FOR_EACH_KEY(s, slot) {
-            if (!text_at(s, slot, &text) || first_match(p, &text) == p->n) continue;
-            *n += treat(p, s, slot, *hash_at(s, slot), 0, out + *n);
-        }
-    if (fits) p->at_end = !advance(&p->cursor, s);
-    lock_drop(&s->lock);
-    return fits ? LAPSE_MORE : LAPSE_NO_ROOM;
+static void hand_over(lapse_pass *p, lapse_item *out, size_t *n) {
+    while (p->due_n > 0 && *n < LAPSE_STEP) out[(*n)++] = (lapse_item){.key = p->due[--p->due_n].who.key};
 }
 
-static lapse_status table_step(lapse_pass *p, lapse_item *out, size_t room, size_t *n) {
+static lapse_status table_step(lapse_pass *p, lapse_item *out, size_t *n) {
     lapse_status status = LAPSE_MORE;
-    if (p->rest_n == 0 || (p->at_end && p->due_n == 0)) return LAPSE_OK;
-    if (p->listing) status = list_step(p, out, room, n);
+    if (p->due_n > 0 && p->listing) hand_over(p, out, n);
     else if (p->due_n > 0) treat_step(p, out, n);
-    else status = find_step(p);
-    return status == LAPSE_MORE && p->at_end && p->due_n == 0 ? LAPSE_OK : status;
+    else if (p->rest_n > 0 && !p->at_end) status = find_step(p);
+    bool done = p->due_n == 0 && (p->rest_n == 0 || p->at_end);
+    return status == LAPSE_MORE && done ? LAPSE_OK : status;
 }
 
-/* One bounded step. OK: that was all. MORE: call again. A removal parts with what it removes, and needs `out`
- * (at least LAPSE_STEP) as a workplace; a listing leaves `*n` items there, with new references to their keys and
- * no values. NO_ROOM: a listing needs room for `*n` items; nothing was done. NO_MEMORY. */
-lapse_status lapse_pass_step(lapse_pass *p, lapse_item *out, size_t room, size_t *n) {
-    assert(room >= LAPSE_STEP);
+/* One bounded step. OK: that was all. MORE: call again. `out` has room for LAPSE_STEP items: a removal, which
+ * parts with what it removes, needs it as a workplace; a listing leaves `*n` items there, with new references to
+ * their keys and no values. NO_MEMORY. */
+lapse_status lapse_pass_step(lapse_pass *p, lapse_item *out, size_t *n) {
     *n = 0;
     switch (p->phase) {
     case PASS_LEASES:
@@ -452,5 +458,5 @@ lapse_status lapse_pass_step(lapse_pass *p, lapse_item *out, size_t room, size_t
     case PASS_BUILD: build_step(p); return LAPSE_MORE;
     case PASS_TABLE: break;
     }
-    return table_step(p, out, room, n);
+    return table_step(p, out, n);
 }

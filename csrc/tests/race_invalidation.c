@@ -236,7 +236,7 @@ static void run_pass(struct lapse_pattern *const *patterns, size_t n, uint32_t t
     lapse_object *name = n ? NULL : &tags[tag];
     CHECK(lapse_pass_new(stage.t, patterns, n, name, n ? 0 : tag_hash(tag), now_on_stage(), false, &p) ==
           LAPSE_OK);
-    do status = lapse_pass_step(p, work, LAPSE_STEP, &found);
+    do status = lapse_pass_step(p, work, &found);
     while (status == LAPSE_MORE);
     CHECK(status == LAPSE_OK);
     lapse_pass_end(p);
@@ -364,7 +364,7 @@ static void list_part(actor *a) {
     struct lapse_pattern *pattern = compile(glob);
     CHECK(lapse_pass_new(stage.t, &pattern, 1, NULL, 0, now_on_stage(), true, &p) == LAPSE_OK);
     do {
-        status = lapse_pass_step(p, out, sizeof out / sizeof *out, &n);
+        status = lapse_pass_step(p, out, &n);
         CHECK(status == LAPSE_OK || status == LAPSE_MORE);
         for (size_t i = 0; i < n; i++) {
             lapse_text text;

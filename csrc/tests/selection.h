@@ -79,7 +79,7 @@ static lapse_status pass_step(world *w, const sieve *s) {
     lapse_item items[LAPSE_STEP];
     size_t n;
     w->at_work = s;
-    lapse_status status = lapse_pass_step(s->p, items, LAPSE_STEP, &n);
+    lapse_status status = lapse_pass_step(s->p, items, &n);
     w->at_work = NULL;
     CHECK(status == LAPSE_OK || status == LAPSE_MORE);
     return status;
@@ -135,21 +135,16 @@ static void op_pass(world *w, source *from) {
 
 /* Every live key that a pattern matches is listed once. */
 static void op_list(world *w, source *from) {
-    static lapse_item out[4 * IDS];
+    static lapse_item out[LAPSE_STEP];
     static bool listed[IDS];
     sieve s;
-    size_t n, room = LAPSE_STEP, found = 0;
+    size_t n, found = 0;
     choose_sieve(w, from, &s, false);
     s.n = 1;
     memset(listed, 0, sizeof listed);
     begin_pass(w, from, &s, true);
     for (lapse_status status = LAPSE_MORE; status != LAPSE_OK;) {
-        status = lapse_pass_step(s.p, out, room, &n);
-        if (status == LAPSE_NO_ROOM) {
-            CHECK(n > room && n <= sizeof out / sizeof *out);
-            room = n;
-            continue;
-        }
+        status = lapse_pass_step(s.p, out, &n);
         for (size_t i = 0; i < n; i++) {
             uint32_t id = (uint32_t)out[i].key->id;
             CHECK(out[i].key == w->map[id].key && lives(w, &w->map[id]) && !listed[id] &&

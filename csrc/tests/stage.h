@@ -160,7 +160,7 @@ static inline lapse_pass *begin_tag(uint32_t name) {
 static inline lapse_status step(lapse_pass *p) {
     lapse_item work[LAPSE_STEP];
     size_t n;
-    lapse_status status = lapse_pass_step(p, work, LAPSE_STEP, &n);
+    lapse_status status = lapse_pass_step(p, work, &n);
     CHECK(n <= LAPSE_STEP);
     return status;
 }

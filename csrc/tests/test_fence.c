@@ -126,7 +126,7 @@ static void change_list(void) {
     lapse_status status;
     CHECK(lapse_pass_new(stage.t, &all, 1, NULL, 0, stage.now, true, &p) == LAPSE_OK);
     do {
-        status = lapse_pass_step(p, out, LAPSE_STEP, &n);
+        status = lapse_pass_step(p, out, &n);
         for (size_t i = 0; i < n; i++) object_unref(out[i].key);
     } while (status == LAPSE_MORE);
     lapse_pass_end(p);

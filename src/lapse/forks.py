@@ -1,10 +1,10 @@
 """Caches across os.fork().
 
-Another thread of the parent may have been removing entries by a pattern or a tag at the moment of the
-fork, and will not go on in the child: the child empties such a cache, so that nothing that was to go
-stays. On a free-threaded build a thread may also have been waiting for a lock of a table, and be handed
-that lock without ever running in the child: the child makes the locks of every cache that it inherited
-free again (`lapse_after_fork()` in csrc/steps.c says why that is safe).
+Another thread of the parent may have been removing entries by a pattern or a tag at the moment of
+the fork, and will not go on in the child: the child empties such a cache, so that nothing stays
+that was to go. On a free-threaded build a thread may also have been waiting for a lock, and be
+handed that lock without ever running in the child: the child makes the locks of every cache that it
+inherited free again (`lapse_after_fork()` in csrc/steps.c says why that is safe).
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ assert_type(ages.lease("Ada").tags, frozenset[str])
 assert_type(ages.fill(ages.lease("Ada"), 36, ttl=5, tags=["born 1815"]), bool)
 
 ages.set("Ada", 36, tags=(1,))  # type: ignore[arg-type]
-ages.set("Ada", 36, 5, ("people",))  # type: ignore[misc]
+ages.set("Ada", 36, 5, ("people",))  # type: ignore[call-arg]
 ages.fill(ages.lease("Ada"), "36")  # type: ignore[arg-type]
 ages.fill("Ada", 36)  # type: ignore[arg-type]
 ages.delete_pattern(1)  # type: ignore[arg-type]

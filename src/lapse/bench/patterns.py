@@ -24,6 +24,7 @@ SMALL_TABLES = 100_000
 BATCH = 100  #: patterns of a batch, which together match as much as one table
 INDEX_ROUNDS, FIRST_ROUNDS, GLOB_ROUNDS = 9, 3, 9
 FIELDS = ("name", "brand", "text", "image", "size", "weight", "colour", "stock", "rating", "price")
+RARE = 1_000  # one key in so many is a price
 PRICES = f"*:{FIELDS[-1]}"
 
 #: The patterns of one call, and the keys that they match.
@@ -191,7 +192,16 @@ def _pattern_trials(plan: Plan) -> list[Trial]:
 
 def _glob_trials(plan: Plan) -> list[Trial]:
     each = range(plan.large // len(FIELDS))
-    entries = dict.fromkeys(f"product:{number}:{field}" for number in each for field in FIELDS)
+    keys = (f"product:{number}:{field}" for number in each for field in FIELDS)
+    return _prices(dict.fromkeys(keys), len(each))
+
+
+def _rare_trials(plan: Plan) -> list[Trial]:
+    keys = [f"t{n % TABLES}:{n}" + ("" if n % RARE else ":price") for n in range(plan.large)]
+    return _prices(dict.fromkeys(keys), -(-plan.large // RARE))
+
+
+def _prices(entries: dict[str, None], matches: int) -> list[Trial]:
     cache = make_cache()
     cache.set_many(entries)
     ways: list[Callable[[], Sequence[str]]] = [
@@ -199,7 +209,7 @@ def _glob_trials(plan: Plan) -> list[Trial]:
         lambda: fnmatch.filter(entries, PRICES),
         lambda: cache.get_keys_matching_pattern(PRICES),
     ]
-    return [Find(way, len(each)) for way in ways]
+    return [Find(way, matches) for way in ways]
 
 
 def _star_trials(plan: Plan) -> list[Trial]:
@@ -263,6 +273,15 @@ PATTERNS = (
         "ms",
         ("fnmatchcase", "fnmatch.filter", "lapse"),
         _glob_trials,
+        "fnmatchcase",
+        GLOB_ROUNDS,
+    ),
+    Contest(
+        "pattern-rare",
+        f"keys that match {PRICES!r}, {{large:,}} entries, one in {RARE:,} does",
+        "ms",
+        ("fnmatchcase", "fnmatch.filter", "lapse"),
+        _rare_trials,
         "fnmatchcase",
         GLOB_ROUNDS,
     ),

@@ -78,6 +78,7 @@ TARGETS: tuple[Target, ...] = (
     Target("pattern-index", 1.1, "plain keys", "table keys", table="index-set"),
     Target("pattern-index", 1.05, "plain keys", "table keys", table="index-sizeof"),
     Target("pattern-glob", 1 / 20, "fnmatchcase", "lapse"),
+    Target("pattern-rare", 1 / 20, "fnmatchcase", "lapse"),
     *(
         Target("pattern-stars", 50, None, stars)
         for stars in ("'a*' * 50 + 'b'", "'a*' * 50 + 'b*'", "'*a' * 50 + 'b*'")
