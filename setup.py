@@ -1,4 +1,6 @@
-"""The one extension of lapse: `lapse._core`, from `_core.pyx` and every C file of `csrc/`.
+"""The extensions of lapse: `lapse._core`, the table, and `lapse._queue`, the invalidation queue.
+
+Every C file of `csrc/` is part of the one or the other.
 
 Environment switches:
     LAPSE_DEBUG=1                  no optimisation, debug symbols, C assertions and structure checks
@@ -63,13 +65,23 @@ def gcc() -> dict[str, list[str]]:
 if SANITIZE and SANITIZE not in SANITIZERS:
     sys.exit(f"LAPSE_SANITIZE={SANITIZE}: choose one of {', '.join(SANITIZERS)}")
 
-headers = [*Path("csrc").glob("*.h"), *Path("src/lapse").glob("*.h")]
-extension = Extension(
-    "lapse._core",
-    sources=["src/lapse/_core.pyx", *sorted(map(str, Path("csrc").glob("*.c")))],
-    depends=sorted(map(str, headers)),
-    include_dirs=["csrc", "src/lapse"],
-    define_macros=macros(),
-    **(msvc() if sys.platform == "win32" else gcc()),
-)
-setup(ext_modules=cythonize([extension], language_level=3))
+C_FILES = {path.as_posix() for path in Path("csrc").glob("*.c")}
+QUEUE_ONLY = {"csrc/queue.c"}
+QUEUE = QUEUE_ONLY | {"csrc/memory.c"}
+
+
+def extension(name: str, c_files: set[str]) -> Extension:
+    """`lapse.NAME`, of its .pyx and these C files."""
+    headers = [*Path("csrc").glob("*.h"), *Path("src/lapse").glob("*.h")]
+    return Extension(
+        f"lapse.{name}",
+        sources=[f"src/lapse/{name}.pyx", *sorted(c_files)],
+        depends=sorted(map(str, headers)),
+        include_dirs=["csrc", "src/lapse"],
+        define_macros=macros(),
+        **(msvc() if sys.platform == "win32" else gcc()),
+    )
+
+
+extensions = [extension("_core", C_FILES - QUEUE_ONLY), extension("_queue", QUEUE)]
+setup(ext_modules=cythonize(extensions, language_level=3))

@@ -1,4 +1,4 @@
-"""Fixtures of the benchmarks: the contenders and cases of `lapse.bench`, one at a time."""
+"""Fixtures of the benchmarks: what `lapse.bench` times, one contender or entrant at a time."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from lapse.bench import CONTESTS
 from lapse.bench.cases import CASES, Case
 from lapse.bench.contenders import CONTENDERS, Contender
+from lapse.bench.contest import Contest
 from lapse.bench.engine import Plan
 
 
@@ -19,22 +21,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test for every contender, and for every case whose operation it marks."""
+    """Run a test for every contender, and every case or contest entrant that it marks."""
     if "contender" in metafunc.fixturenames:
         metafunc.parametrize("contender", CONTENDERS, ids=str)
     if "case" in metafunc.fixturenames:
         operations = metafunc.definition.get_closest_marker("operations").args
         cases = [case for case in CASES if case.name.startswith(operations)]
         metafunc.parametrize("case", cases, ids=str)
+    if "contest" in metafunc.fixturenames:
+        names = metafunc.definition.get_closest_marker("contests").args
+        contests = [contest for contest in CONTESTS if contest.name in names]
+        pairs = [(contest, entrant) for contest in contests for entrant in contest.entrants]
+        metafunc.parametrize(("contest", "entrant"), pairs, ids=str)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker of this folder."""
     config.addinivalue_line("markers", "operations(*prefixes): the cases that a file asks")
+    config.addinivalue_line("markers", "contests(*names): the contests that a file holds")
 
 
 @pytest.fixture(autouse=True)
-def _present(contender: Contender) -> None:
+def _present(request: pytest.FixtureRequest) -> None:
+    if "contender" not in request.fixturenames:
+        return
+    contender: Contender = request.getfixturevalue("contender")
     if not contender.installed:
         pytest.skip(f"{contender} is not installed")
 
@@ -64,5 +75,35 @@ def time_case(benchmark, plan: Plan) -> Callable[[Case, Contender], None]:
 
         benchmark.group = case.name
         benchmark.pedantic(track.timed, setup=prepare, rounds=plan.rounds)
+
+    return time
+
+
+@pytest.fixture
+def time_trial(benchmark, plan: Plan) -> Callable[[Contest, str], None]:
+    """A function that times one entrant of a contest, a call of `lapse bench` a round."""
+
+    def time(contest: Contest, entrant: str) -> None:
+        trials = contest.trials(plan)
+        trial = trials[entrant]
+        answers: list[object] = []
+
+        def settle() -> None:
+            while answers:
+                trial.finish(answers.pop())
+
+        def prepare() -> None:
+            settle()
+            trial.prepare()
+            benchmark.extra_info["operations"] = trial.operations
+
+        benchmark.group = contest.name
+        try:
+            rounds = contest.rounds(plan)
+            benchmark.pedantic(lambda: answers.append(trial.call()), setup=prepare, rounds=rounds)
+            settle()
+        finally:
+            for each in trials.values():
+                each.close()
 
     return time

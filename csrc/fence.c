@@ -6,6 +6,7 @@
 #include <assert.h>
 #include <string.h>
 
+#define JUDGE_COMPARISONS ((uint64_t)1 << 17) /* of events with tags, under the lock */
 #define STEP_LEASES 256u  /* leases that one step of a pass looks at, or a bucket's more, */
 #define STEP_BUCKETS 1024u /* and buckets */
 #define BUCKETS_BYTES (FENCE_BUCKETS * sizeof(lapse_lease *))
@@ -29,9 +30,12 @@ void fence_free(lapse_fence *f, const lapse_memory *memory) {
     if (f->events) memory->unmap(f->events, EVENTS_BYTES);
 }
 
-size_t fence_bytes(const lapse_fence *f) {
+size_t fence_bytes(lapse_fence *f) {
+    lock_take(&f->lock);
     size_t events = f->written < FENCE_EVENTS ? (size_t)f->written * sizeof(fence_event) : EVENTS_BYTES;
-    return (f->buckets ? BUCKETS_BYTES : 0) + events;
+    size_t bytes = (f->buckets ? BUCKETS_BYTES : 0) + events;
+    lock_drop(&f->lock);
+    return bytes;
 }
 
 /* The first lease needs the arrays; they stay. */
@@ -90,7 +94,6 @@ static void write_event(lapse_fence *f, uint64_t tag) {
 /* Has this tag been deleted since `born`, or is it being deleted? */
 static bool tag_deleted_since(const lapse_fence *f, uint64_t tag, uint64_t born) {
     uint64_t kept = f->written < FENCE_EVENTS ? f->written : FENCE_EVENTS;
-    if (born < f->forgotten) return true; /* nobody knows any more */
     for (const fence_pass *p = f->passes; p; p = p->next)
         if (p->n == 0 && p->tag == tag) return true;
     for (uint64_t i = f->written; i > f->written - kept; i--) {
@@ -101,8 +104,11 @@ static bool tag_deleted_since(const lapse_fence *f, uint64_t tag, uint64_t born)
     return false;
 }
 
+/* Whatever cannot be told, or not in bounded time, counts as deleted. */
 static bool tags_deleted_since(const lapse_fence *f, const lapse_tags *tags, uint64_t born) {
-    for (size_t i = 0; tags && i < tags->n; i++)
+    if (tags == NULL) return false;
+    if (born < f->forgotten || (f->sequence - born) * tags->n > JUDGE_COMPARISONS) return true;
+    for (size_t i = 0; i < tags->n; i++)
         if (tag_deleted_since(f, tags->hashes[i], born)) return true;
     return false;
 }
@@ -133,7 +139,6 @@ lapse_status fence_admit(lapse_fence *f, const lapse_memory *memory, lapse_lease
         ADD(&f->out, (uint64_t)-1);
         return LAPSE_OK;
     }
-    FULL_FENCE(); /* the load's own reads come after this: a change that they miss sees the lease */
     lock_take(&f->lock);
     l->born = f->sequence;
     lock_drop(&f->lock);
@@ -228,11 +233,18 @@ bool fence_pass_step(lapse_fence *f, fence_pass *p) {
     return p->bucket < FENCE_BUCKETS;
 }
 
+/* In the child of a fork: passes of threads that are gone will not go on. True: there were some. */
+bool fence_abandon_passes(lapse_fence *f) {
+    bool some = f->passes != NULL;
+    f->passes = NULL;
+    return some;
+}
+
 void fence_pass_end(lapse_fence *f, fence_pass *p) {
     lock_take(&f->lock);
     if (p->n == 0) write_event(f, p->tag);
     fence_pass **link = &f->passes;
-    while (*link != p) link = &(*link)->next;
-    *link = p->next;
+    while (*link && *link != p) link = &(*link)->next;
+    if (*link) *link = p->next; /* a fork may have ended it before */
     lock_drop(&f->lock);
 }

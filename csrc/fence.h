@@ -9,7 +9,8 @@
  *   a pattern  marks the leases whose keys it matches, in bounded steps before it looks at entries; a lease
  *              that is taken while it is under way is outdated from the start if its key matches
  *   a tag      is written down with a sequence number before and after; a lease is outdated by a number
- *              above its own for a tag that it names, when it is taken or when it is filled
+ *              above its own for a tag that it names, when it is taken or when it is filled (and, if it
+ *              names tags at all, when too much was written down since to tell in bounded time)
  *   clear      is a sequence number alone
  * A lease is judged when it is filled, under the lock of its key's segment, and of the fence until the index
  * knows the entry: a change that comes later finds it.
@@ -85,7 +86,7 @@ typedef struct {
 void fence_init(lapse_fence *f);
 void fence_reset_locks(lapse_fence *f);
 void fence_free(lapse_fence *f, const lapse_memory *memory);
-size_t fence_bytes(const lapse_fence *f);
+size_t fence_bytes(lapse_fence *f);
 lapse_status fence_admit(lapse_fence *f, const lapse_memory *memory, lapse_lease *l);
 void fence_dismiss(lapse_fence *f, lapse_lease *l);
 bool fence_judge(lapse_fence *f, const lapse_lease *l, const lapse_tags *tags);
@@ -94,6 +95,7 @@ void fence_mark_key(lapse_fence *f, uint64_t hash, lapse_object *key);
 void fence_cleared(lapse_fence *f);
 void fence_pass_begin(lapse_fence *f, fence_pass *p);
 bool fence_pass_step(lapse_fence *f, fence_pass *p);
+bool fence_abandon_passes(lapse_fence *f);
 void fence_pass_end(lapse_fence *f, fence_pass *p);
 
 #endif

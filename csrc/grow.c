@@ -188,6 +188,8 @@ void directory_assign(lapse_table *t, const segment *s, segment *to) {
  * again. */
 void retire(lapse_table *t, segment *s) {
     assert(s->dead);
+    if (s->gists) t->config.memory->drop(s->gists);
+    STORE(&s->gists, NULL);
     if (s->slab) {
         pool_give(&t->pool, s);
         return;

@@ -147,7 +147,7 @@ size_t lapse_bytes(lapse_table *t);
 size_t lapse_tracking_bytes(lapse_table *t);
 size_t lapse_segments(const lapse_table *t);
 void lapse_counters_read(const lapse_table *t, lapse_counters *out);
-void lapse_after_fork(lapse_table *t);
+bool lapse_after_fork(lapse_table *t);
 int lapse_traverse(lapse_table *t, lapse_visit visit, void *arg);
 bool lapse_is_quick(const lapse_table *t);
 bool lapse_is_indexed(const lapse_table *t);
@@ -197,7 +197,7 @@ void lapse_sort_hashes(size_t n, const uint64_t *hashes, uint32_t *order, uint32
 lapse_status lapse_pass_new(lapse_table *t, struct lapse_pattern *const *patterns, size_t n,
                             lapse_object *tag, uint64_t tag_hash, int64_t now, bool listing,
                             lapse_pass **out);
-lapse_status lapse_pass_step(lapse_pass *p, lapse_item *out, size_t room, size_t *n);
+lapse_status lapse_pass_step(lapse_pass *p, lapse_item *out, size_t *n);
 const uint64_t *lapse_pass_counts(const lapse_pass *p);
 void lapse_pass_end(lapse_pass *p);
 

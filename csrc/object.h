@@ -9,6 +9,7 @@
  *   object_same(a, b)                C-only comparison: SAME, DIFFERENT, or ASK
  *   object_equal(a, b)               full comparison, may run any code; -1 when it raised
  *   object_is_int(o, n)              is it exactly the integer n? C only
+ *   object_is_str(o)                 is it an exact str?
  *   object_is_gc(o)                  can the object be part of a reference cycle?
  *   lapse_lock, lock_init/take/drop  a short mutex; compiled away on a GIL build
  */
@@ -48,11 +49,15 @@ INLINE bool bytes_same(lapse_object *a, lapse_object *b) {
     return PyBytes_GET_SIZE(a) == PyBytes_GET_SIZE(b) &&
            memcmp(PyBytes_AS_STRING(a), PyBytes_AS_STRING(b), (size_t)PyBytes_GET_SIZE(a)) == 0;
 }
-/* Two keys whose hashes are equal. Exact str, int and bytes compare without running Python code;
- * a subclass may have its own __eq__, and containers hold objects that may. */
+INLINE bool object_is_str(lapse_object *o) { return PyUnicode_CheckExact(o); }
+INLINE bool object_is_plain(lapse_object *o) {
+    return PyUnicode_CheckExact(o) || PyLong_CheckExact(o) || PyBytes_CheckExact(o);
+}
+/* Two keys whose hashes are equal. Exact str, int and bytes compare without running Python code, and are
+ * never equal to one another; a subclass may have its own __eq__, and containers hold objects that may. */
 INLINE sameness object_same(lapse_object *stored, lapse_object *key) {
     PyTypeObject *type = Py_TYPE(stored);
-    if (type != Py_TYPE(key)) return ASK;
+    if (type != Py_TYPE(key)) return object_is_plain(stored) && object_is_plain(key) ? DIFFERENT : ASK;
     if (LIKELY(type == &PyUnicode_Type)) return text_same(stored, key) ? SAME : DIFFERENT;
     if (type == &PyLong_Type) return PyObject_RichCompareBool(stored, key, Py_EQ) ? SAME : DIFFERENT;
     if (type == &PyBytes_Type) return bytes_same(stored, key) ? SAME : DIFFERENT;
@@ -145,6 +150,7 @@ INLINE void object_unref(lapse_object *o) {
 INLINE void object_mark(lapse_object *o) { (void)o; }
 INLINE bool object_is_gc(lapse_object *o) { return o->gc; }
 INLINE bool object_is_int(lapse_object *o, int64_t n) { return o->id == (uint64_t)n; }
+INLINE bool object_is_str(lapse_object *o) { return o->text != NULL; }
 INLINE sameness object_same(lapse_object *stored, lapse_object *key) {
     if (stored->needs_asking || key->needs_asking) return ASK;
     return stored->id == key->id ? SAME : DIFFERENT;

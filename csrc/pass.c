@@ -21,8 +21,10 @@
 #define INDEX_FROM 8u      /* segments from which on an index is worth its memory */
 #define INDEX_SHARE 8u     /* walk a label if it has at most one entry in so many */
 #define BUILD_ROOM 4096u   /* nodes that the index gets at a time while it is built */
+#define ROUTES 64u         /* patterns that one step looks up */
 #define GROUPS_AHEAD 3u    /* keys are fetched so many groups before they are looked into */
-#define KEY_LINE 64u       /* and the line behind the first one with them */
+#define NO_GIST UINT64_C(1) /* of a key without text: of no length, and looked into at worst */
+#define TEXT_AT 16u        /* where the parts of a str that are looked into begin */
 
 typedef enum { PASS_LEASES, PASS_LABELS, PASS_BUILD, PASS_TABLE } phase;
 
@@ -36,11 +38,16 @@ struct lapse_pass {
     bool listing;
     phase phase;
     fence_pass fence;
-    size_t next; /* the pattern whose label is due */
-    bool walking;
-    label_walk walk;
+    size_t next; /* the pattern whose label is due next */
+    uint32_t walks_n;
+    label_walk walks[WALKS];
     uint64_t cursor, epoch; /* of a build or of the walk over the table; of the build */
+    bool at_end;   /* the walk over the table has come to the last segment */
     size_t rest_n;
+    size_t due_n, due_room;
+    candidate *due; /* what has been found and not yet been treated */
+    bool by_gist; /* each of them says something of its matches' gists */
+    pattern_gist *gists;
     uint32_t *rest; /* the patterns that the walk over the table looks for */
     uint64_t counts[]; /* live entries that went, for each pattern, or for the tag */
 };
@@ -52,25 +59,36 @@ lapse_status lapse_pass_new(lapse_table *t, struct lapse_pattern *const *pattern
                             lapse_object *tag, uint64_t tag_hash, int64_t now, bool listing,
                             lapse_pass **out) {
     size_t counters = n ? n : 1, bytes = sizeof(lapse_pass) + counters * sizeof(uint64_t);
-    lapse_pass *p = t->config.memory->grab(bytes + counters * sizeof(uint32_t));
+    lapse_pass *p = t->config.memory->grab(bytes + counters * (sizeof(pattern_gist) + sizeof(uint32_t)));
     if (p == NULL) return LAPSE_NO_MEMORY;
     *p = (lapse_pass){.t = t, .patterns = patterns, .n = n, .tag = tag, .tag_hash = tag_hash};
     p->at = lapse_now(t, now);
     p->listing = listing;
     p->phase = listing ? PASS_LABELS : PASS_LEASES;
-    p->rest = (uint32_t *)(void *)((uint8_t *)p + bytes);
+    p->by_gist = lapse_segments(t) > INDEX_FROM;
+    p->gists = (pattern_gist *)(void *)((uint8_t *)p + bytes);
+    p->rest = (uint32_t *)(void *)(p->gists + counters);
     p->fence = (fence_pass){.patterns = patterns, .n = n, .tag = tag_hash};
     if (!listing) fence_pass_begin(&t->fence, &p->fence);
     *out = p;
     return LAPSE_OK;
 }
 
-/* End a pass, done or not. */
+static void end_walks(lapse_pass *p) {
+    while (p->walks_n > 0) index_walk_end(&p->t->index, &p->walks[--p->walks_n]);
+}
+
+static uint32_t build_depth(const lapse_pass *p) { return pattern_root_of(p->patterns[p->next]).depth; }
+
+/* End a pass, done or not: another one builds what this one has not. */
 void lapse_pass_end(lapse_pass *p) {
     lapse_table *t = p->t;
-    if (p->walking) index_walk_end(&t->index, &p->walk);
+    end_walks(p);
+    if (p->phase == PASS_BUILD) index_prefixes_failed(&t->index, p->epoch, build_depth(p));
     if (!p->listing) fence_pass_end(&t->fence, &p->fence);
     table_settle(t);
+    while (p->listing && p->phase == PASS_TABLE && p->due_n > 0) object_unref(p->due[--p->due_n].who.key);
+    if (p->due) t->config.memory->drop(p->due);
     t->config.memory->drop(p);
 }
 
@@ -96,10 +114,10 @@ static uint32_t slot_of(const segment *s, member m) {
 
 /* Is it still what the label said? Prefixes are known by their hash alone, and a key object's address may be
  * another's by now. */
-static bool still_due(lapse_pass *p, member m) {
+static bool still_due(lapse_pass *p, const candidate *c) {
     lapse_text text;
-    if (p->n == 0) return index_bears(&p->t->index, &p->walk, m.hash, m.key);
-    return object_text(m.key, &text) && pattern_matches(p->patterns[p->next], &text);
+    if (p->n == 0) return index_bears(&p->t->index, &p->walks[0], c->who.hash, c->who.key);
+    return object_text(c->who.key, &text) && pattern_matches(p->patterns[c->number], &text);
 }
 
 /* Remove or list one entry into `out`: how many that makes, 0 or 1. */
@@ -120,49 +138,79 @@ static void part(lapse_pass *p, lapse_item *items, size_t n) {
     if (!p->listing) lapse_dismiss(p->t, items, n, p->at, p->n ? LAPSE_BY_PATTERN : LAPSE_BY_TAG);
 }
 
-/* --- Labels --- */
+/* --- Candidates: found first, treated thereafter --- */
 
-static void fetch_members(lapse_table *t, const member *m, size_t n) {
+/* So what a listener stores in the place of an entry that went is not found again. */
+static lapse_status make_due_room(lapse_pass *p, size_t room) {
+    const lapse_memory *memory = p->t->config.memory;
+    candidate *fresh = memory->grab_raw(room * sizeof(candidate));
+    if (fresh == NULL) return LAPSE_NO_MEMORY;
+    if (p->due) memory->drop(p->due);
+    p->due = fresh;
+    p->due_room = room;
+    return LAPSE_OK;
+}
+
+static void fetch_candidates(lapse_table *t, const candidate *c, size_t n) {
     uint64_t hashes[LAPSE_BLOCK];
     for (size_t i = 0; i < n; i++) {
-        hashes[i] = m[i].hash;
-        PREFETCH(m[i].key);
+        hashes[i] = c[i].who.hash;
+        PREFETCH(c[i].who.key);
     }
     table_prefetch(t, n, hashes);
-    index_prefetch(&t->index, n, m);
+    index_prefetch(&t->index, n, c);
 }
 
-/* The next block of the label's entries. False: there was none left. */
-static bool walk_block(lapse_pass *p, lapse_item *out, size_t *n) {
-    member m[LAPSE_BLOCK];
-    size_t found = index_walk_next(&p->t->index, &p->walk, m, LAPSE_BLOCK);
-    fetch_members(p->t, m, found);
-    for (size_t i = 0; i < found; i++) {
-        segment *s = lock_segment(p->t, m[i].hash);
-        uint32_t slot = slot_of(s, m[i]);
-        if (slot != UINT32_MAX && still_due(p, m[i])) *n += treat(p, s, slot, m[i].hash, p->next, out + *n);
+static size_t treat_block(lapse_pass *p, const candidate *c, size_t count, lapse_item *out) {
+    size_t n = 0;
+    fetch_candidates(p->t, c, count);
+    for (size_t i = 0; i < count; i++) {
+        segment *s = lock_segment(p->t, c[i].who.hash);
+        uint32_t slot = slot_of(s, c[i].who);
+        if (slot != UINT32_MAX && still_due(p, &c[i]))
+            n += treat(p, s, slot, c[i].who.hash, c[i].number, out + n);
         lock_drop(&s->lock);
     }
-    return found > 0;
+    return n;
 }
 
-/* Walk on; `out` has room for LAPSE_STEP. */
-static void walk_step(lapse_pass *p, lapse_item *out, size_t *n) {
-    bool more = true;
-    while (more && *n + LAPSE_BLOCK <= LAPSE_STEP) more = walk_block(p, out, n);
+/* Treat what is due, as much as there is room for: LAPSE_STEP. */
+static void treat_step(lapse_pass *p, lapse_item *out, size_t *n) {
+    while (p->due_n > 0 && *n + LAPSE_BLOCK <= LAPSE_STEP) {
+        size_t count = p->due_n < LAPSE_BLOCK ? p->due_n : LAPSE_BLOCK;
+        p->due_n -= count;
+        *n += treat_block(p, p->due + p->due_n, count, out + *n);
+    }
     part(p, out, *n);
-    if (more) return;
-    index_walk_end(&p->t->index, &p->walk);
-    p->walking = false;
-    p->next++;
+}
+
+/* --- Labels --- */
+
+static bool is_wanted(const void *context, const candidate *c) {
+    const lapse_pass *p = context;
+    lapse_text text;
+    return object_text(c->who.key, &text) && pattern_matches(p->patterns[c->number], &text);
+}
+
+/* Walk on along all labels that are open; end them when there is nothing left of any. */
+static void walk_step(lapse_pass *p) {
+    tag_index *ix = &p->t->index;
+    size_t left = 0;
+    p->due_n = index_walk_next(ix, p->walks, p->walks_n, p->n ? is_wanted : NULL, p, p->due, p->due_room);
+    for (uint32_t i = 0; i < p->walks_n; i++) left += p->walks[i].left;
+    if (left == 0 && p->due_n == 0) end_walks(p);
 }
 
 static lapse_status begin_walk(lapse_pass *p, uint64_t hash, lapse_object *name, size_t most) {
     tag_index *ix = &p->t->index;
-    lapse_status status;
-    while ((status = index_walk_begin(ix, hash, name, most, &p->walk)) == LAPSE_NO_ROOM)
+    label_walk *w = &p->walks[p->walks_n];
+    lapse_status status = p->due ? LAPSE_OK : make_due_room(p, SEGMENT_SLOTS);
+    if (status != LAPSE_OK) return status;
+    w->number = (uint32_t)p->next;
+    while ((status = index_walk_begin(ix, hash, name, most, w)) == LAPSE_NO_ROOM)
         if (index_make_room(ix, p->t->config.memory, 1) != LAPSE_OK) return LAPSE_NO_MEMORY;
-    p->walking = status == LAPSE_OK;
+    p->walks_n += status == LAPSE_OK;
+    p->next += status == LAPSE_OK || status == LAPSE_ABSENT;
     return status;
 }
 
@@ -171,56 +219,85 @@ static size_t entries_about(const lapse_table *t) {
     return RELAXED(&t->segments) * (size_t)slot_limit(SEGMENT_HALF_SLOTS);
 }
 
-static void leave_to_table(lapse_pass *p) { p->rest[p->rest_n++] = (uint32_t)p->next++; }
-
-/* See how the next pattern is to be looked for. */
-static void route(lapse_pass *p) {
-    tag_index *ix = &p->t->index;
-    pattern_root root = pattern_root_of(p->patterns[p->next]);
-    bool built = root.depth && (RELAXED(&ix->built) >> (root.depth - 1) & 1);
-    if (!built) {
-        p->epoch = 0;
-        if (root.depth && RELAXED(&p->t->segments) > INDEX_FROM)
-            p->epoch = index_keep_prefixes(ix, root.depth);
-        p->cursor = 0;
-        if (p->epoch) p->phase = PASS_BUILD;
-        else leave_to_table(p);
-        return;
-    }
-    lapse_status status = begin_walk(p, root.hash, NULL, entries_about(p->t) / INDEX_SHARE);
-    if (status == LAPSE_ABSENT) p->next++;
-    else if (status != LAPSE_OK) leave_to_table(p);
+static void leave_to_table(lapse_pass *p) {
+    pattern_gist gist = pattern_gist_of(p->patterns[p->next]);
+    p->by_gist = p->by_gist && gist.mask != 0;
+    p->gists[p->rest_n] = gist;
+    p->rest[p->rest_n++] = (uint32_t)p->next++;
 }
 
-/* OK or NO_MEMORY (a tag has no other way). */
+/* See how the next pattern is to be looked for. False: not while walks are open. */
+static bool route(lapse_pass *p) {
+    lapse_table *t = p->t;
+    pattern_root root = pattern_root_of(p->patterns[p->next]);
+    bool built = root.depth && (RELAXED(&t->index.built) >> (root.depth - 1) & 1);
+    if (built) {
+        lapse_status status = begin_walk(p, root.hash, NULL, entries_about(t) / INDEX_SHARE);
+        if (status != LAPSE_OK && status != LAPSE_ABSENT) leave_to_table(p);
+        return true;
+    }
+    if (p->walks_n > 0) return false;
+    p->epoch = 0;
+    if (root.depth && RELAXED(&t->segments) > INDEX_FROM)
+        p->epoch = index_keep_prefixes(&t->index, root.depth);
+    p->cursor = 0;
+    if (p->epoch) p->phase = PASS_BUILD;
+    else leave_to_table(p);
+    return true;
+}
+
+/* Open walks for the next patterns, or for the tag. OK or NO_MEMORY (a tag has no other way). */
+static lapse_status open_walks(lapse_pass *p) {
+    if (p->n == 0) {
+        lapse_status status = begin_walk(p, p->tag_hash, p->tag, SIZE_MAX);
+        return status == LAPSE_NO_MEMORY ? status : LAPSE_OK;
+    }
+    for (uint32_t i = 0; i < ROUTES && p->phase == PASS_LABELS && p->next < p->n && p->walks_n < WALKS; i++)
+        if (!route(p)) break;
+    return LAPSE_OK;
+}
+
 static lapse_status label_step(lapse_pass *p, lapse_item *out, size_t *n) {
-    lapse_status status = LAPSE_OK;
-    if (p->walking) {
-        walk_step(p, out, n);
-    } else if (p->next == (p->n ? p->n : 1)) {
+    if (p->due_n > 0) {
+        treat_step(p, out, n);
+    } else if (p->walks_n > 0) {
+        walk_step(p);
+    } else if (p->next < (p->n ? p->n : 1)) {
+        return open_walks(p);
+    } else {
         p->phase = PASS_TABLE;
         p->cursor = 0;
-    } else if (p->n) {
-        route(p);
-    } else {
-        status = begin_walk(p, p->tag_hash, p->tag, SIZE_MAX);
-        p->next += status == LAPSE_ABSENT;
     }
-    return status == LAPSE_NO_MEMORY ? status : LAPSE_OK;
+    return LAPSE_OK;
 }
 
 /* --- Walking segments --- */
 
-static void fetch_keys(const segment *s, uint32_t g) {
-    if (g >= s->groups) return;
-    for (group_mask m = group_full(group_load(s->ctrl + g * GROUP_SLOTS)); m; m &= m - 1) {
-        const char *key = (const char *)entry_at(s, g * GROUP_SLOTS + mask_slot(m))->key;
-        PREFETCH(key);
-        PREFETCH(key + KEY_LINE);
-    }
+/* Is the key of this full slot an exact str? Without looking at it. */
+INLINE bool is_native(const segment *s, uint32_t slot) {
+    return s->foreign_count == 0 || !bit_test(s->foreign, slot);
 }
 
-/* For each full slot, fetching keys ahead. */
+INLINE bool text_at(const segment *s, uint32_t slot, lapse_text *text) {
+    lapse_object *key = entry_at(s, slot)->key;
+    if (UNLIKELY(!is_native(s, slot))) return object_text(key, text);
+    *text = str_text(key);
+    return true;
+}
+
+/* The line of a str that has its length and, if it is short, its text. */
+static void fetch_keys(const segment *s, uint32_t g) {
+    if (g >= s->groups) return;
+    for (group_mask m = group_full(group_load(s->ctrl + g * GROUP_SLOTS)); m; m &= m - 1)
+        PREFETCH((const char *)entry_at(s, g * GROUP_SLOTS + mask_slot(m))->key + TEXT_AT);
+}
+
+#define FOR_EACH_SLOT(s, slot)                                                                       \
+    for (uint32_t g_ = 0; g_ < (s)->groups; g_++)                                                    \
+        for (group_mask m_ = group_full(group_load((s)->ctrl + g_ * GROUP_SLOTS)); m_; m_ &= m_ - 1) \
+            for (uint32_t slot = g_ * GROUP_SLOTS + mask_slot(m_), once_ = 1; once_; once_ = 0)
+
+/* The same, fetching keys ahead. */
 #define FOR_EACH_KEY(s, slot)                                                                                \
     for (uint32_t g_ = 0; g_ < (s)->groups; g_++)                                                            \
         for (group_mask m_ =                                                                                 \
@@ -241,7 +318,7 @@ static bool build_segment(lapse_pass *p, const segment *s, uint32_t depth) {
     lapse_text text;
     FOR_EACH_KEY(s, slot) {
         lapse_object *key = entry_at(s, slot)->key;
-        if (!object_text(key, &text) || !text_prefixes(&text, 1u << (depth - 1), prefix)) continue;
+        if (!text_at(s, slot, &text) || !text_prefixes(&text, 1u << (depth - 1), prefix)) continue;
         if (!index_add_prefix(&p->t->index, p->epoch, *hash_at(s, slot), key, prefix[0])) return false;
     }
     return true;
@@ -250,7 +327,7 @@ static bool build_segment(lapse_pass *p, const segment *s, uint32_t depth) {
 /* Build on, one segment; without memory the pattern is left to the walk over the table. */
 static void build_step(lapse_pass *p) {
     lapse_table *t = p->t;
-    uint32_t depth = pattern_root_of(p->patterns[p->next]).depth;
+    uint32_t depth = build_depth(p);
     segment *s = lock_segment(t, p->cursor);
     bool done = build_segment(p, s, depth), more = done ? advance(&p->cursor, s) : true;
     lock_drop(&s->lock);
@@ -273,37 +350,105 @@ INLINE size_t first_match(const lapse_pass *p, const lapse_text *text) {
     return p->n;
 }
 
-/* Treat what matches in the segment, as far as there is room; false: there was more. */
-static bool treat_segment(lapse_pass *p, segment *s, lapse_item *out, size_t room, size_t *n) {
+static bool gist_allows(const lapse_pass *p, uint64_t gist) {
+    for (size_t i = 0; i < p->rest_n; i++)
+        if ((gist & p->gists[i].mask) == p->gists[i].value) return true;
+    return false;
+}
+
+/* A listing takes its reference at once, and hands it over later. */
+static void note_due(lapse_pass *p, const segment *s, uint32_t slot, const lapse_text *text) {
+    size_t pattern = first_match(p, text);
+    if (pattern == p->n) return;
+    if (p->listing && passed(*deadline_at(s, slot), p->at)) return;
+    if (p->listing) object_ref(entry_at(s, slot)->key);
+    p->due[p->due_n++] = (candidate){{*hash_at(s, slot), entry_at(s, slot)->key}, (uint32_t)pattern};
+}
+
+/* Look into every key, and write down its gist. */
+static void find_by_text(lapse_pass *p, segment *s) {
     lapse_text text;
     FOR_EACH_KEY(s, slot) {
-        if (!object_text(entry_at(s, slot)->key, &text)) continue;
-        size_t pattern = first_match(p, &text);
-        if (pattern == p->n) continue;
-        if (*n == room) return false;
-        *n += treat(p, s, slot, *hash_at(s, slot), pattern, out + *n);
+        bool is_text = text_at(s, slot, &text);
+        if (s->gists) s->gists[slot] = is_text ? text_gist(&text) : NO_GIST;
+        if (is_text) note_due(p, s, slot, &text);
     }
-    return true;
+    s->gists_known = s->gists != NULL;
 }
 
-/* One segment. OK: it was the last one. A listing that lacks room for all of a segment does nothing: NO_ROOM. */
-static lapse_status table_step(lapse_pass *p, lapse_item *out, size_t room, size_t *n) {
-    if (p->rest_n == 0) return LAPSE_OK;
+static void look_into(lapse_pass *p, segment *s, const uint32_t *slots, uint32_t n) {
+    lapse_text text;
+    for (uint32_t i = 0; i < n; i++) {
+        bool is_text = text_at(s, slots[i], &text);
+        s->gists[slots[i]] = is_text ? text_gist(&text) : NO_GIST;
+        if (is_text) note_due(p, s, slots[i], &text);
+    }
+}
+
+/* Look into those keys only whose gists allow a match, or are not known. */
+static void find_by_gist(lapse_pass *p, segment *s) {
+    uint32_t slots[LAPSE_BLOCK], n = 0;
+    FOR_EACH_SLOT(s, slot) {
+        uint64_t gist = s->gists[slot];
+        if (gist != 0 && !gist_allows(p, gist)) continue;
+        const char *key = (const char *)entry_at(s, slot)->key;
+        PREFETCH(key);
+        PREFETCH(key + TEXT_AT);
+        slots[n++] = slot;
+        if (n < LAPSE_BLOCK) continue;
+        look_into(p, s, slots, n);
+        n = 0;
+    }
+    look_into(p, s, slots, n);
+}
+
+/* Give the segment that covers the cursor a place for gists; without memory the pass does without. */
+static void make_gists(lapse_pass *p) {
+    const lapse_memory *memory = p->t->config.memory;
     segment *s = lock_segment(p->t, p->cursor);
-    bool fits = !p->listing || s->used <= room, more = true;
-    if (!fits) *n = s->used;
-    else if (treat_segment(p, s, out, room, n)) more = advance(&p->cursor, s);
+    uint32_t n = segment_gists(s);
     lock_drop(&s->lock);
-    if (!fits) return LAPSE_NO_ROOM;
-    part(p, out, *n);
-    return more ? LAPSE_MORE : LAPSE_OK;
+    uint64_t *fresh = memory->grab_raw(n * sizeof *fresh);
+    s = lock_segment(p->t, p->cursor);
+    bool fits = fresh && s->gists == NULL && segment_gists(s) == n;
+    if (fits) STORE(&s->gists, fresh);
+    lock_drop(&s->lock);
+    if (fresh && !fits) memory->drop(fresh);
+    if (fresh == NULL) p->by_gist = false;
 }
 
-/* One bounded step. OK: that was all. MORE: call again. A removal parts with what it removes, and needs `out`
- * (at least LAPSE_STEP) as a workplace; a listing leaves `*n` items there, with new references to their keys and
- * no values. NO_ROOM: a listing needs room for `*n` items; nothing was done. NO_MEMORY. */
-lapse_status lapse_pass_step(lapse_pass *p, lapse_item *out, size_t room, size_t *n) {
-    assert(room >= LAPSE_STEP);
+/* Find out what is due in the next segment. */
+static lapse_status find_step(lapse_pass *p) {
+    segment *s = lock_segment(p->t, p->cursor);
+    size_t room = s->used > SEGMENT_SLOTS ? s->used : SEGMENT_SLOTS;
+    bool enough = s->used <= p->due_room, gists = s->gists || !p->by_gist;
+    if (enough && gists) {
+        if (p->by_gist && s->gists_known) find_by_gist(p, s);
+        else find_by_text(p, s);
+        p->at_end = !advance(&p->cursor, s);
+    }
+    lock_drop(&s->lock);
+    if (!gists) make_gists(p);
+    return enough || make_due_room(p, room) == LAPSE_OK ? LAPSE_MORE : LAPSE_NO_MEMORY;
+}
+
+static void hand_over(lapse_pass *p, lapse_item *out, size_t *n) {
+    while (p->due_n > 0 && *n < LAPSE_STEP) out[(*n)++] = (lapse_item){.key = p->due[--p->due_n].who.key};
+}
+
+static lapse_status table_step(lapse_pass *p, lapse_item *out, size_t *n) {
+    lapse_status status = LAPSE_MORE;
+    if (p->due_n > 0 && p->listing) hand_over(p, out, n);
+    else if (p->due_n > 0) treat_step(p, out, n);
+    else if (p->rest_n > 0 && !p->at_end) status = find_step(p);
+    bool done = p->due_n == 0 && (p->rest_n == 0 || p->at_end);
+    return status == LAPSE_MORE && done ? LAPSE_OK : status;
+}
+
+/* One bounded step. OK: that was all. MORE: call again. `out` has room for LAPSE_STEP items: a removal, which
+ * parts with what it removes, needs it as a workplace; a listing leaves `*n` items there, with new references to
+ * their keys and no values. NO_MEMORY. */
+lapse_status lapse_pass_step(lapse_pass *p, lapse_item *out, size_t *n) {
     *n = 0;
     switch (p->phase) {
     case PASS_LEASES:
@@ -313,5 +458,5 @@ lapse_status lapse_pass_step(lapse_pass *p, lapse_item *out, size_t room, size_t
     case PASS_BUILD: build_step(p); return LAPSE_MORE;
     case PASS_TABLE: break;
     }
-    return table_step(p, out, p->listing ? room : LAPSE_STEP, n);
+    return table_step(p, out, n);
 }

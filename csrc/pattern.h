@@ -31,6 +31,12 @@ lapse_status lapse_pattern_new(const lapse_memory *memory, const lapse_text *sou
 void lapse_pattern_free(const lapse_memory *memory, lapse_pattern *p);
 bool lapse_pattern_is_literal(const lapse_pattern *p);
 size_t lapse_pattern_literal(const lapse_pattern *p, uint32_t *units);
+/* The gists (text.h) that a match can have: those that have `value` where `mask` has ones. */
+typedef struct {
+    uint64_t mask, value;
+} pattern_gist;
+
+pattern_gist pattern_gist_of(const lapse_pattern *p);
 pattern_root pattern_root_of(const lapse_pattern *p);
 bool pattern_matches(const lapse_pattern *p, const lapse_text *key);
 

@@ -2,13 +2,14 @@
  * thread rules stand in segment.h. */
 #include "segment.h"
 
+#define BITMAPS 3u
 #define BITMAP_BYTES(slots) ((((slots) + 63u) / 64u) * 8u)
 
 /* --- Making --- */
 
 static size_t pages_bytes(uint32_t slots) { return slots * (2 * sizeof(int64_t) + sizeof(entry)); }
 
-static size_t side_bytes(uint32_t slots) { return slots + 2u * BITMAP_BYTES(slots); }
+static size_t side_bytes(uint32_t slots) { return slots + BITMAPS * BITMAP_BYTES(slots); }
 
 static size_t line_up(size_t bytes) { return (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE; }
 
@@ -30,6 +31,7 @@ void segment_place(segment *s, uint8_t *side, uint8_t *data, uint32_t slots, seg
     s->ctrl = side;
     s->gc = (uint64_t *)(void *)(side + slots);
     s->own = (uint64_t *)(void *)(side + slots + BITMAP_BYTES(slots));
+    s->foreign = (uint64_t *)(void *)(side + slots + 2 * BITMAP_BYTES(slots));
     s->pages = data;
     s->hashes_at = page_slots * (uint32_t)sizeof(int64_t);
     s->entries_at = 2 * s->hashes_at;
@@ -60,11 +62,13 @@ void segment_reset(segment *s, uint32_t slots) {
     for (uint32_t w = 0; w < BITMAP_BYTES(most) / 8; w++) {
         STORE(&s->gc[w], 0);
         STORE(&s->own[w], 0);
+        STORE(&s->foreign[w], 0);
     }
     STORE(&s->groups, slots / GROUP_SLOTS);
     STORE(&s->used, 0);
-    s->tombstones = s->gc_count = s->own_count = 0;
+    s->tombstones = s->gc_count = s->own_count = s->foreign_count = 0;
     s->next_rank = RANK_NEVER;
+    s->gists_known = false;
 }
 
 /* --- Slots --- */
@@ -122,6 +126,8 @@ uint32_t segment_insert(segment *s, const record *r) {
     STORE(&s->used, s->used + 1);
     STORE(hash_at(s, slot), r->hash);
     PUBLISH(&entry_at(s, slot)->key, r->e.key); /* release: pairs with the acquire in read.h */
+    mark_slot(s->foreign, &s->foreign_count, slot, r->foreign);
+    if (s->gists) s->gists[slot] = 0;
     segment_write(s, slot, r);
     ctrl_store(s->ctrl, slot, hash_tag(r->hash));
     return slot;
@@ -149,6 +155,7 @@ void segment_take(segment *s, uint32_t slot, lapse_item *removed) {
     STORE(deadline_at(s, slot), LAPSE_NEVER);
     mark_slot(s->gc, &s->gc_count, slot, false);
     mark_slot(s->own, &s->own_count, slot, false);
+    mark_slot(s->foreign, &s->foreign_count, slot, false);
     STORE(&s->used, s->used - 1);
 }
 
@@ -168,6 +175,7 @@ void segment_read(const segment *s, uint32_t slot, record *out) {
     out->node = s->nodes ? s->nodes[slot] : 0;
     out->own = marked(s->own, s->own_count, slot);
     out->gc = marked(s->gc, s->gc_count, slot);
+    out->foreign = marked(s->foreign, s->foreign_count, slot);
 }
 
 static void blank_slot(segment *s, uint32_t slot) {
@@ -273,18 +281,21 @@ static bool slot_check(const segment *s, uint32_t slot) {
     if (!(c & CTRL_FULL)) return e->key == NULL && e->value == NULL && *deadline_at(s, slot) == LAPSE_NEVER;
     return c == hash_tag(*hash_at(s, slot)) && e->key && e->value && segment_covers(s, *hash_at(s, slot)) &&
            s->next_rank <= DEADLINE_RANK(*deadline_at(s, slot)) &&
-           bit_test(s->gc, slot) == (object_is_gc(e->key) || object_is_gc(e->value));
+           bit_test(s->gc, slot) == (object_is_gc(e->key) || object_is_gc(e->value)) &&
+           bit_test(s->foreign, slot) == !object_is_str(e->key);
 }
 
 bool segment_check(const segment *s) {
-    uint32_t used = 0, tombstones = 0, gc = 0, own = 0;
+    uint32_t used = 0, tombstones = 0, gc = 0, own = 0, foreign = 0;
     for (uint32_t slot = 0; slot < segment_slots(s); slot++) {
         if (!slot_check(s, slot)) return false;
         used += (s->ctrl[slot] & CTRL_FULL) != 0;
         tombstones += s->ctrl[slot] == CTRL_DELETED;
         gc += bit_test(s->gc, slot);
         own += bit_test(s->own, slot);
+        foreign += bit_test(s->foreign, slot);
     }
     return used == s->used && tombstones == s->tombstones && gc == s->gc_count && own == s->own_count &&
-           s->seq % 2 == 0 && used + tombstones <= slot_limit(segment_slots(s));
+           foreign == s->foreign_count && s->seq % 2 == 0 &&
+           used + tombstones <= slot_limit(segment_slots(s));
 }

@@ -3,6 +3,7 @@
  *   header   seq | ctrl* | pages* | ttls* | first_hash | groups, depth | hashes_at, entries_at | nodes* | ...
  *   ctrl     one control byte a slot (probe.h)
  *   bitmaps  gc: may be in a cycle      own: its lifetime is not the table's default
+ *            foreign: its key is not an exact str
  *   data     slot pages, then [ttls[slots]]  [limits[slots]]  [nodes[slots]]
  *
  *   slot page, 4 KiB:   | deadlines[128] | hashes[128] | entries[128] of {key, value} |
@@ -15,8 +16,8 @@
  * make one short page), or more where equal hashes forbid a split. A slab segment has eight pages for
  * 1,024 slots and uses five of them (640 slots) or all; it grows and shrinks where it is, and pages that
  * it never used are not resident. A split leaves the old segment its eight pages and gives the new one
- * five: at the worst moment, when all have just split, that is 62.7 B an entry (slab segments of a cache
- * without further arrays: (6.5 pages + 1,408 B of header, ctrl and bitmaps) / 448).
+ * five: at the worst moment, when all have just split, that is 63.0 B an entry (slab segments of a cache
+ * without further arrays: (6.5 pages + 1,600 B of header, ctrl and bitmaps) / 448).
  *
  * Invariants (segment_check() walks them)
  *   1. A slot is FULL in ctrl exactly if its key and value are set; otherwise both are NULL and its
@@ -69,13 +70,16 @@ typedef struct segment {
     uint32_t *nodes; /* NULL unless the table keeps an order: the entry's place in it (order.h) */
     /* Used by writers only. */
     uint64_t next_rank; /* a lower bound of DEADLINE_RANK over the segment */
-    uint64_t *gc, *own; /* bitmaps */
+    uint64_t *gc, *own, *foreign; /* bitmaps */
     int64_t *limits;    /* NULL unless the table has a max_lifetime: the hard deadline */
     struct segment *next;
     struct slab *slab; /* NULL: a heap segment */
+    uint64_t
+        *gists; /* of the keys' texts (text.h), 0 where unknown; NULL until a pass wants them. Under `lock` */
     uint32_t used; /* read without the lock by mergeable() and roomy(), as a hint */
-    uint32_t tombstones, gc_count, own_count;
+    uint32_t tombstones, gc_count, own_count, foreign_count;
     lapse_lock lock;
+    bool gists_known; /* all but those of entries that came since are in `gists` */
     bool dead; /* out of the directory; readers and writers that still hold it start again */
 } segment;
 
@@ -92,7 +96,7 @@ typedef struct {
     uint64_t hash;
     int64_t deadline, ttl, limit;
     uint32_t node;
-    bool own, gc; /* gc: known from the bitmap, so that moving touches neither key nor value */
+    bool own, gc, foreign; /* known from the bitmaps, so that moving touches neither key nor value */
 } record;
 
 /* --- Hash bits: tag, group and directory use disjoint parts --- */
@@ -119,6 +123,8 @@ INLINE uint32_t hash_group(uint64_t h, uint32_t groups) {
 INLINE uint64_t hash_prefix(uint64_t h, uint32_t bits) { return (h >> 1) >> (63u - bits); }
 
 INLINE uint32_t segment_slots(const segment *s) { return s->groups * GROUP_SLOTS; }
+/* Places in `gists`: a slab segment may come to use all its slots. */
+INLINE uint32_t segment_gists(const segment *s) { return s->slab ? SEGMENT_SLOTS : segment_slots(s); }
 INLINE uint32_t slot_limit(uint32_t slots) { return slots - slots / 8; }
 INLINE bool segment_covers(const segment *s, uint64_t h) {
     uint32_t depth = RELAXED(&s->depth);
@@ -165,7 +171,7 @@ INLINE void bit_put(uint64_t *bits, uint32_t i, bool on) {
 INLINE void write_begin(segment *s) {
 #if LAPSE_THREADS
     STORE(&s->seq, s->seq + 1); /* odd: readers retry */
-    WRITE_FENCE();              /* pairs with READ_FENCE() in read.h */
+    WRITE_FENCE(); /* pairs with READ_FENCE() in read.h */
 #else
     (void)s;
 #endif

@@ -8,7 +8,7 @@
 /* Work out how many segments a slab holds: sides first, then page-aligned data. */
 void pool_init(slab_pool *p, const lapse_memory *memory, segment_arrays arrays) {
     *p = (slab_pool){.memory = memory, .arrays = arrays};
-    p->side_bytes = ROUND_UP(sizeof(segment), CACHE_LINE) + SEGMENT_SLOTS + 2 * SEGMENT_SLOTS / 8;
+    p->side_bytes = ROUND_UP(sizeof(segment), CACHE_LINE) + SEGMENT_SLOTS + 3 * SEGMENT_SLOTS / 8;
     p->data_bytes = SEGMENT_SLOTS / PAGE_SLOTS * PAGE_BYTES;
     p->data_bytes += arrays_bytes(arrays, SEGMENT_SLOTS);
     p->per_slab = (uint32_t)(SLAB_BYTES / (p->side_bytes + p->data_bytes));

@@ -227,8 +227,10 @@ lapse_status lapse_detach(lapse_table *t) {
 /* In the child of a fork, before anything else there uses the table. Only one thread is left, so no
  * lock is held, though one may look it: a mutex is handed over to a thread that waits for it, and that
  * thread may not have come along. Waiting for a lock is all that a thread does inside the table while it
- * is stopped, and only bury_all() leaves work half done while it waits: it is finished here. */
-void lapse_after_fork(lapse_table *t) {
+ * is stopped, and only bury_all() leaves work half done while it waits: it is finished here. A pass that was
+ * under way in the parent would never end: everything goes instead of what it had still to remove. True: the
+ * table was emptied, and lapse_drain() is due. */
+bool lapse_after_fork(lapse_table *t) {
     bool burying = false;
     lock_init(&t->directory_lock);
     for (uint64_t cursor = 0, more = 1; more;) {
@@ -243,7 +245,9 @@ void lapse_after_fork(lapse_table *t) {
     lock_init(&t->index.lock);
     lock_init(&t->order.lock);
     fence_reset_locks(&t->fence);
-    if (burying) lapse_detach(t);
+    bool removing = fence_abandon_passes(&t->fence);
+    if (burying || removing) lapse_detach(t);
+    return burying || removing;
 }
 
 /* Take entries out of a buried segment. Its window has been open since it was buried. */

@@ -415,8 +415,9 @@ size_t lapse_len(lapse_table *t, int64_t now) {
 size_t lapse_segments(const lapse_table *t) { return RELAXED(&t->segments); }
 
 static size_t segment_bytes(const lapse_table *t, const segment *s) {
-    if (s->slab) return pool_bytes_in_use(&t->pool, s);
-    return segment_heap_bytes(segment_slots(s), t->pool.arrays);
+    size_t gists = RELAXED(&s->gists) ? segment_gists(s) * sizeof *s->gists : 0;
+    if (s->slab) return pool_bytes_in_use(&t->pool, s) + gists;
+    return segment_heap_bytes(segment_slots(s), t->pool.arrays) + gists;
 }
 
 /* Bytes that know tags, prefixes and leases. */

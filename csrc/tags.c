@@ -6,6 +6,8 @@
 #include <assert.h>
 #include <string.h>
 
+#define WALK_ROUNDS 64u /* postings that each walk passes in one step */
+#define KEY_LINE 64u /* a key's text may begin in the line behind its head */
 #define GROW_AHEAD 4u /* buckets between fetching and dividing */
 #define SETTLE_STEP 32u /* names given up in one step */
 #define SETTLE_BUCKETS 1024u /* label buckets looked into in one step */
@@ -212,11 +214,12 @@ static void put_aside(tag_index *ix) {
     settle_later(ix);
 }
 
-/* An index that holds nothing any more costs nothing any more; its first level stays for the next time. */
+/* An index that holds nothing any more costs nothing any more; its first level stays for the next time. One body
+ * at a time waits for index_settle(), which comes back to this: else they would come faster than they go. */
 static void rest_if_empty(tag_index *ix) {
-    if (ix->body->count[MEMBERS] > 0 || ix->depths) return;
+    if (ix->depths || (ix->body && ix->body->count[MEMBERS] > 0)) return;
     STORE(&ix->active, false);
-    if (ix->body->level_count > 1) put_aside(ix);
+    if (ix->body && ix->body->level_count > 1 && ix->dead == NULL) put_aside(ix);
 }
 
 /* --- Making room; with no lock held --- */
@@ -412,13 +415,13 @@ size_t index_tags(tag_index *ix, uint64_t hash, const lapse_object *key, lapse_o
     return n;
 }
 
-/* Fetch ahead what forgetting these members will need. */
-void index_prefetch(tag_index *ix, size_t n, const member *members) {
+/* Fetch ahead what forgetting these will need. */
+void index_prefetch(tag_index *ix, size_t n, const candidate *c) {
     lock_take(&ix->lock);
     const index_body *b = ix->body;
-    for (size_t i = 0; b && i < n; i++) PREFETCH(chain_of(b, MEMBERS, members[i].hash));
+    for (size_t i = 0; b && i < n; i++) PREFETCH(chain_of(b, MEMBERS, c[i].who.hash));
     for (size_t i = 0; b && i < n; i++) {
-        uint32_t id = *chain_of(b, MEMBERS, members[i].hash);
+        uint32_t id = *chain_of(b, MEMBERS, c[i].who.hash);
         if (id) PREFETCH(node_at(b, id));
     }
     lock_drop(&ix->lock);
@@ -447,33 +450,62 @@ lapse_status index_walk_begin(tag_index *ix, uint64_t hash, lapse_object *name, 
     return status;
 }
 
-/* The next members, older ones first. Whoever was there when the walk began and still is has been among
- * them when it answers 0. */
-size_t index_walk_next(tag_index *ix, label_walk *w, member *out, size_t room) {
-    size_t n = 0;
+/* One of several walks: where it stands, and what it has come to but not looked into yet. */
+typedef struct {
+    uint32_t at;
+    bool waiting;
+    candidate next;
+} walker;
+
+/* Step on to the next posting, and begin to fetch its key and the posting behind it. Never to the node of another
+ * walk, which moves on before this one may have. */
+static void walk_on(const index_body *b, label_walk *w, walker *x, bool look) {
+    uint32_t id = node_at(b, x->at)->newer;
+    while (id != w->label && node_at(b, id)->object == NULL) id = node_at(b, id)->newer; /* another walk */
+    if (id == w->label) {
+        w->left = 0;
+        return;
+    }
+    const node *p = node_at(b, x->at = id);
+    PREFETCH(node_at(b, p->newer));
+    x->next = (candidate){{p->hash, p->object}, w->number};
+    x->waiting = true;
+    w->left--;
+    if (look) PREFETCH(p->object);
+    if (look) PREFETCH((const char *)p->object + KEY_LINE);
+}
+
+/* Walk on along n (at most WALKS) labels in turn, older members first, and answer those that are wanted (NULL:
+ * all), as far as there is `room`, at least 2 n. Whoever was there when a walk began and still is has been among
+ * them when its `left` is 0. */
+size_t index_walk_next(tag_index *ix, label_walk *walks, size_t n, candidate_filter wanted,
+                       const void *context, candidate *out, size_t room) {
+    walker at[WALKS];
+    size_t found = 0;
+    bool more = n > 0;
     lock_take(&ix->lock);
     const index_body *b = ix->body;
-    if (ix->epoch != w->epoch) w->left = 0; /* all of them were cleared */
-    uint32_t at = w->cursor;
-    while (n < room && w->left > 0) {
-        uint32_t next = node_at(b, at)->newer;
-        if (next == w->label) {
-            w->left = 0;
-            break;
-        }
-        at = next;
-        const node *p = node_at(b, at);
-        if (p->object == NULL) continue; /* another walk */
-        out[n++] = (member){p->hash, p->object};
-        w->left--;
-        PREFETCH(node_at(b, p->newer));
+    for (size_t i = 0; i < n; i++) {
+        at[i] = (walker){.at = walks[i].cursor};
+        if (ix->epoch != walks[i].epoch) walks[i].left = 0; /* all of them were cleared */
     }
-    if (at != w->cursor) {
-        ring_out(b, w->cursor);
-        ring_in(b, w->cursor, at);
+    for (uint32_t round = 0; more && round < WALK_ROUNDS && found + 2 * n <= room; round++) {
+        more = false;
+        for (size_t i = 0; i < n; i++) {
+            if (at[i].waiting && (!wanted || wanted(context, &at[i].next))) out[found++] = at[i].next;
+            at[i].waiting = false;
+            if (walks[i].left > 0) walk_on(b, &walks[i], &at[i], wanted != NULL);
+            more = more || at[i].waiting || walks[i].left > 0;
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (at[i].waiting && (!wanted || wanted(context, &at[i].next))) out[found++] = at[i].next;
+        if (at[i].at == walks[i].cursor) continue;
+        ring_out(b, walks[i].cursor);
+        ring_in(b, walks[i].cursor, at[i].at);
     }
     lock_drop(&ix->lock);
-    return n;
+    return found;
 }
 
 void index_walk_end(tag_index *ix, label_walk *w) {
@@ -507,10 +539,13 @@ void index_prefixes_built(tag_index *ix, uint64_t epoch, uint32_t depth) {
     lock_drop(&ix->lock);
 }
 
-/* Memory ran out: what has been built stays until its entries go, but no pattern relies on it. */
+/* They are not to be built after all: what has been stays until its entries go, but no pattern relies on it. */
 void index_prefixes_failed(tag_index *ix, uint64_t epoch, uint32_t depth) {
     lock_take(&ix->lock);
-    if (ix->epoch == epoch) STORE(&ix->depths, ix->depths & ~(1u << (depth - 1)));
+    if (ix->epoch == epoch) {
+        STORE(&ix->depths, ix->depths & ~(1u << (depth - 1)));
+        rest_if_empty(ix);
+    }
     lock_drop(&ix->lock);
 }
 
@@ -562,19 +597,34 @@ static void *last_piece(tag_index *ix, uint32_t *k) {
     return b;
 }
 
-/* One bounded step of giving up what the index has done with; no lock is held. True: call again. */
+/* Names of labels that have died: all of them, for it took as long to let them die. */
+static void settle_morgue(tag_index *ix) {
+    lapse_object *names[SETTLE_STEP];
+    size_t n = SETTLE_STEP;
+    while (n == SETTLE_STEP) {
+        lock_take(&ix->lock);
+        n = ix->body ? names_of_morgue(ix->body, names) : 0;
+        settle_later(ix);
+        lock_drop(&ix->lock);
+        for (size_t i = 0; i < n; i++) object_unref(names[i]);
+    }
+}
+
+/* One step of giving up what the index has done with, bounded as far as a clear has put it aside; no lock is
+ * held. True: call again. */
 bool index_settle(tag_index *ix, const lapse_memory *memory) {
     lapse_object *names[SETTLE_STEP];
     size_t n = 0;
     uint32_t k = 0;
     void *piece = NULL;
+    settle_morgue(ix);
     lock_take(&ix->lock);
-    if (ix->body) n = names_of_morgue(ix->body, names);
-    if (n == 0 && ix->dead) {
+    if (ix->dead) {
         if (ix->dead->morgue || ix->dead->drained < ix->dead->buckets[LABELS])
             n = names_of_dead(ix->dead, names);
         else piece = last_piece(ix, &k);
     }
+    rest_if_empty(ix);
     settle_later(ix);
     bool more = ix->unsettled;
     lock_drop(&ix->lock);

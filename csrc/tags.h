@@ -60,9 +60,21 @@ typedef struct {
 /* A walk over the entries that bear a label, oldest first: a posting of its own in the label's list. */
 typedef struct {
     uint32_t label, cursor;
+    uint32_t number; /* the caller's */
     size_t left; /* members that were there when it began, and more that came since, at most */
     uint64_t epoch;
 } label_walk;
+
+/* What a walk has come to, and the walk's number. */
+typedef struct {
+    member who;
+    uint32_t number;
+} candidate;
+
+/* Is it wanted? The key may be looked into: its entry is still there. C only: the index is locked. */
+typedef bool (*candidate_filter)(const void *context, const candidate *c);
+
+#define WALKS 16u /* at a time: enough for their waits for memory to overlap */
 
 size_t index_need(const label_set *labels);
 lapse_status index_make_room(tag_index *ix, const lapse_memory *memory, size_t nodes);
@@ -72,10 +84,11 @@ bool index_retag(tag_index *ix, uint64_t hash, lapse_object *key, const lapse_ta
 void index_forget(tag_index *ix, uint64_t hash, const lapse_object *key);
 bool index_bears(tag_index *ix, const label_walk *w, uint64_t hash, const lapse_object *key);
 size_t index_tags(tag_index *ix, uint64_t hash, const lapse_object *key, lapse_object **names, size_t room);
-void index_prefetch(tag_index *ix, size_t n, const member *members);
 
 lapse_status index_walk_begin(tag_index *ix, uint64_t hash, lapse_object *name, size_t most, label_walk *w);
-size_t index_walk_next(tag_index *ix, label_walk *w, member *out, size_t room);
+size_t index_walk_next(tag_index *ix, label_walk *walks, size_t n, candidate_filter wanted,
+                       const void *context, candidate *out, size_t room);
+void index_prefetch(tag_index *ix, size_t n, const candidate *c);
 void index_walk_end(tag_index *ix, label_walk *w);
 
 uint64_t index_keep_prefixes(tag_index *ix, uint32_t depth);

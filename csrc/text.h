@@ -35,6 +35,26 @@ INLINE uint64_t prefix_finish(uint64_t h) {
     return h ^ (h >> 32);
 }
 
+/* The gist of a text in one word: its first and last units, a byte of each, so that most keys need not be looked
+ * into to know that a pattern does not match them. Never 0.
+ *
+ *     byte 0: 1    bytes 1 .. 3: the first three units    bytes 4 .. 7: the last four; 0 where there is none
+ */
+#define GIST_HEAD 3u
+#define GIST_TAIL 4u
+INLINE uint64_t gist_head(uint32_t unit, size_t i) { return (uint64_t)(unit & 0xFF) << (8 * (1 + i)); }
+INLINE uint64_t gist_tail(uint32_t unit, size_t from_end) {
+    return (uint64_t)(unit & 0xFF) << (8 * (7 - from_end));
+}
+
+INLINE uint64_t text_gist(const lapse_text *t) {
+    uint64_t gist = 1;
+    for (size_t i = 0; i < GIST_HEAD && i < t->length; i++) gist |= gist_head(text_unit(t, i), i);
+    for (size_t i = 0; i < GIST_TAIL && i < t->length; i++)
+        gist |= gist_tail(text_unit(t, t->length - 1 - i), i);
+    return gist;
+}
+
 /* The hashes of the prefixes of these `depths` (bit d - 1 for depth d), shallow ones first; how many. */
 INLINE uint32_t text_prefixes(const lapse_text *t, uint32_t depths, uint64_t hashes[PREFIX_DEPTHS]) {
     uint64_t h = prefix_seed(t->bytes);
@@ -49,21 +69,25 @@ INLINE uint32_t text_prefixes(const lapse_text *t, uint32_t depths, uint64_t has
     return n;
 }
 
-/* The text of a str or bytes object; false for any other. The object must outlive its use. */
+/* str_text(): the text of an exact str; it does not look at the object's type, which may lie in another line of
+ * memory. object_text(): of a str or bytes object; false for any other. The object must outlive its use. */
 #ifndef LAPSE_PLAIN
+INLINE lapse_text str_text(lapse_object *o) {
+    return (lapse_text){PyUnicode_DATA(o), (size_t)PyUnicode_GET_LENGTH(o), (uint32_t)PyUnicode_KIND(o),
+                        false};
+}
 INLINE bool object_text(lapse_object *o, lapse_text *out) {
-    if (LIKELY(PyUnicode_Check(o)))
-        *out = (lapse_text){PyUnicode_DATA(o), (size_t)PyUnicode_GET_LENGTH(o), (uint32_t)PyUnicode_KIND(o),
-                            false};
+    if (LIKELY(PyUnicode_Check(o))) *out = str_text(o);
     else if (PyBytes_Check(o))
         *out = (lapse_text){PyBytes_AS_STRING(o), (size_t)PyBytes_GET_SIZE(o), 1, true};
     else return false;
     return true;
 }
 #else
+INLINE lapse_text str_text(lapse_object *o) { return (lapse_text){o->text, strlen(o->text), 1, false}; }
 INLINE bool object_text(lapse_object *o, lapse_text *out) {
     if (o->text == NULL) return false;
-    *out = (lapse_text){o->text, strlen(o->text), 1, false};
+    *out = str_text(o);
     return true;
 }
 #endif

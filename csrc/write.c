@@ -99,6 +99,7 @@ static void overwrite(lapse_table *t, lookup *l, record *r, lapse_object **repla
 static void insert_new(lookup *l, record *r) {
     segment *s = l->s;
     r->gc = object_is_gc(r->e.key) || object_is_gc(r->e.value);
+    r->foreign = !object_is_str(r->e.key);
     object_ref(r->e.key);
     object_ref(r->e.value);
     object_mark(r->e.key);
@@ -268,6 +269,11 @@ lapse_status lapse_lease_take(lapse_table *t, lapse_object *key, uint64_t hash, 
     *out = l;
     lapse_status status = fence_admit(&t->fence, t->config.memory, l);
     if (status != LAPSE_OK) t->config.memory->drop(l);
+#if LAPSE_THREADS
+    /* A change of the key that is under way now has not seen the lease: what it changed is read after this. One
+     * that comes later sees it. */
+    if (status == LAPSE_OK) lock_drop(&lock_segment(t, l->hash)->lock);
+#endif
     return status;
 }
 

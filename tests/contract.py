@@ -176,6 +176,35 @@ class Contract(Fixtures):
         assert cache.delete_many(["a", "x", "a", "c"]) == 2
         assert list(cache) == ["b"]
 
+    def test_tags(self, cache):
+        """An entry bears the tags of its last `set`, and goes with any one of them."""
+        cache.set("a", 1, tags=["x", "y"])
+        cache.set_many({"b": 2, "c": 3}, tags=("y",))
+        assert cache.tags("a") == {"x", "y"}
+        assert cache.tags("absent") == frozenset()
+        assert cache.delete_tag("x") == 1
+        cache.set("b", 4)
+        assert cache.delete_tag("y") == 1
+        assert cache == {"b": 4}
+
+    def test_patterns(self, cache):
+        """A pattern selects the keys that match it as a whole."""
+        cache.set_many(dict.fromkeys(["user:1", "user:2", "users:1", b"user:3", 4]))
+        assert sorted(cache.get_keys_matching_pattern("user:*")) == ["user:1", "user:2"]
+        assert cache.delete_pattern("user?:[0-9]") == 1
+        assert cache.invalidate_table("user") == 2
+        assert set(cache) == {b"user:3", 4}
+
+    def test_leases(self, cache):
+        """What was loaded is stored, unless the key or a tag changed since the load began."""
+        kept, changed = cache.lease("a", tags=["x"]), cache.lease("b", tags=["y"])
+        cache.delete_tag("y")
+        assert (kept.outdated, changed.outdated) == (False, True)
+        assert cache.fill(kept, 1) is True
+        assert cache.fill(changed, 2) is False
+        assert cache.fill(kept, 3) is False
+        assert cache == {"a": 1}
+
     def test_iteration(self, cache):
         """Iteration yields every key once, and the views pair keys with values."""
         cache.set_many((n, -n) for n in range(1000))

@@ -16,6 +16,8 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
+from model_invalidation import Selecting, tag_set
+
 ModelStats = namedtuple("ModelStats", "hits misses sets deletes expirations early_expirations size")
 COUNTERS = ("hits", "misses", "sets", "deletes", "expirations", "early_expirations")
 MISSING = object()
@@ -47,6 +49,7 @@ class Entry:
     deadline: float
     end: float
     written: int
+    tags: frozenset[str] = frozenset()
 
 
 class Items(ItemsView):
@@ -69,7 +72,7 @@ class Values(ValuesView):
         return any(value is each or value == each for each in self)
 
 
-class ModelTTLCache(MutableMapping):
+class ModelTTLCache(Selecting, MutableMapping):
     """A dict whose entries end a fixed time after they were stored."""
 
     def __init__(
@@ -171,14 +174,16 @@ class ModelTTLCache(MutableMapping):
             return f"{type(self).__name__}(closed)"
         return f"{type(self).__name__}({dict(islice(self.items(), 10))!r})"
 
-    def set(self, key: Any, value: Any, ttl: Any = None) -> None:
+    def set(self, key: Any, value: Any, ttl: Any = None, *, tags: Iterable[str] = ()) -> None:
+        labels = tag_set(tags)
         length = self._default if ttl is None else lifetime_ns(ttl)
         if self._jitter and length < inf:
             length = max(1, round(length * (1 - self._jitter * self._random.random())))
         self._find(key)
+        self._outdate(lambda other: other == key)
         now = self._now()
         end = now + self._longest
-        self._entries[key] = Entry(value, length, min(now + length, end), end, now)
+        self._entries[key] = Entry(value, length, min(now + length, end), end, now, labels)
         self._counts["sets"] += 1
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -198,17 +203,19 @@ class ModelTTLCache(MutableMapping):
         self.add(key, 0)
         entry = self._entries[key]
         entry.value += delta
+        self._outdate(lambda other: other == key)
         return entry.value
 
-    def set_many(self, other: Any, ttl: Any = None) -> None:
-        pairs = list(other.items() if isinstance(other, Mapping) else other)
+    def set_many(self, other: Any, ttl: Any = None, *, tags: Iterable[str] = ()) -> None:
+        pairs, labels = list(other.items() if isinstance(other, Mapping) else other), tag_set(tags)
         if ttl is not None:
             lifetime_ns(ttl)
         for key, value in pairs:
-            self.set(key, value, ttl)
+            self.set(key, value, ttl, tags=labels)
 
     def pop(self, key: Any, default: Any = MISSING) -> Any:
         entry = self._find(key)
+        self._outdate(lambda other: other == key)
         if entry is not None:
             del self._entries[key]
             self._counts["deletes"] += 1
@@ -234,6 +241,7 @@ class ModelTTLCache(MutableMapping):
 
     def clear(self) -> None:
         self._table().clear()
+        self._outdate(lambda key: True)
 
     def touch(self, key: Any, ttl: Any = None) -> bool:
         length = self._default if ttl is None else lifetime_ns(ttl)
@@ -266,6 +274,7 @@ class ModelTTLCache(MutableMapping):
     def copy(self) -> Any:
         other = self.__class__.__new__(self.__class__)
         other.__dict__.update(self.__dict__, _counts=dict.fromkeys(COUNTERS, 0))
+        other.__dict__.pop("_leases", None)
         other._entries = {key: replace(entry) for key, entry in self._live()}
         return other
 

@@ -36,12 +36,15 @@ def text(name: str) -> str:
 
 @pytest.fixture
 def extension(monkeypatch):
-    """A function: what setup.py passes to Extension, on a platform, with environment switches."""
+    """A function: what setup.py passes to Extension, on a platform, with environment switches.
+
+    `each` has the arguments of every extension by its name; the rest are those of lapse._core.
+    """
 
     def described(platform: str = "linux", **switches: str) -> dict[str, Any]:
-        seen: dict[str, Any] = {}
+        each: dict[str, Any] = {}
         tools = types.SimpleNamespace(
-            Extension=lambda name, **arguments: seen.update(arguments, name=name),
+            Extension=lambda name, **arguments: each.update({name: arguments}),
             setup=lambda **_: None,
             cythonize=lambda extensions, **_: extensions,
         )
@@ -54,22 +57,23 @@ def extension(monkeypatch):
         monkeypatch.setattr(sys, "platform", platform)
         monkeypatch.chdir(ROOT)
         runpy.run_path("setup.py")
-        return seen
+        return each["lapse._core"] | {"each": each}
 
     return described
 
 
 def test_every_c_file_is_built(extension):
-    """The extension is made of _core.pyx and all of csrc/*.c, and watches all headers."""
-    built = extension()
-    sources = {Path(name).as_posix() for name in built["sources"]}
+    """The extensions are made of all .pyx and all of csrc/*.c, and watch all headers."""
+    built = extension()["each"]
+    sources = {Path(name).as_posix() for each in built.values() for name in each["sources"]}
     c_files = {f"csrc/{path.name}" for path in (ROOT / "csrc").glob("*.c")}
-    assert built["name"] == "lapse._core"
-    assert sources == c_files | {"src/lapse/_core.pyx"}
+    modules = {f"src/lapse/{path.name}" for path in (ROOT / "src/lapse").glob("*.pyx")}
+    assert sources == c_files | modules
+    assert set(built) == {f"lapse.{Path(name).stem}" for name in modules}
     assert len(c_files) > 1
-    assert {path.name for path in (ROOT / "csrc").glob("*.h")} < {
-        Path(name).name for name in built["depends"]
-    }
+    for each in built.values():
+        watched = {Path(name).name for name in each["depends"]}
+        assert {path.name for path in (ROOT / "csrc").glob("*.h")} < watched
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])

@@ -11,7 +11,7 @@
 #define MOST_BYTES 60000u
 
 /* Letters stand more than once so that streams grow, and so that clearing is rare. */
-static const char letters[] = "pppppppppppppnnniixttddgggghkbbssSSroowww+++LLc";
+static const char letters[] = "pppppppppnnniiTTTTTTTTxttddgggghkbbyyssSroowwwllllffffPPPPMDEEq+++LLKc";
 
 static lapse_config choose_config(source *from) {
     lapse_config config = {.mode = (lapse_mode)choose(from, 3), .own_clock = true};
@@ -27,6 +27,7 @@ static void play(source *from) {
     lapse_config config = choose_config(from);
     flavour f = (flavour)choose(from, 4);
     world *w = world_new(&config, f, choose(from, 2));
+    if (choose(from, 2)) world_step(w, from, "K");
     for (uint32_t n = 0; from->at < from->size; n++) {
         world_step(w, from, letters);
         if (n < 50 || n % 200 == 0) world_check(w);

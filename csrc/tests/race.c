@@ -2,17 +2,14 @@
  *
  * Each id has one writer, which gives its values rising versions, so every thread can judge what it
  * sees: a value belongs to its key, versions never fall, nothing is read after its deadline, and a
- * writer reads its own writes. Keys and values die and are born again as others in the same memory, as
- * the interpreter's objects do; that memory is type-stable, as theirs is.
+ * writer reads its own writes.
  */
 #include "read.h"
-#include "test.h"
+#include "things.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <unistd.h>
 
-#define THINGS 200000u
 #define IDS 20000u
 #define FEW 300u /* ids of a quiet phase, in which segments merge */
 #define WRITERS 2u
@@ -25,48 +22,6 @@
 #  define WRITES 200000u
 #endif
 #define NAP 100u /* microseconds between the steps of those who would drown out the rest */
-
-/* --- Objects that die --- */
-
-typedef enum { DEAD, ALIVE } state;
-
-/* A key or a value. Where a field stands for a value's dates, a key leaves it alone. */
-typedef struct {
-    lapse_object o; /* first: a lapse_object's address is its thing's */
-    state alive;
-    uint64_t version;
-    int64_t deadline; /* 0: not known */
-} thing;
-
-static thing things[THINGS];
-
-static void bury(lapse_object *o) {
-    PUBLISH(&((thing *)(void *)o)->alive, DEAD); /* pairs with the acquire in born() */
-}
-
-/* A comparison now and then lets the others run first. */
-static int ask_slowly(lapse_object *stored, lapse_object *key) {
-    static _Thread_local uint32_t calls;
-    if (++calls % 64 == 0) sched_yield();
-    return stored->id == key->id;
-}
-
-/* A thing of that id with one reference, which the caller owns. */
-static thing *born(uint64_t id, uint64_t *random) {
-    for (;;) {
-        thing *x = &things[random_below(random, THINGS)];
-        state dead = DEAD;
-        if (!__atomic_compare_exchange_n(&x->alive, &dead, ALIVE, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
-            continue;
-        x->o.id = id;
-        x->o.needs_asking = id % 11 == 0;
-        x->o.gc = id % 3 == 0;
-        PUBLISH(&x->o.references, 1);
-        return x;
-    }
-}
-
-static const thing *thing_of(const lapse_object *o) { return (const thing *)(const void *)o; }
 
 /* --- The stage --- */
 
@@ -95,14 +50,6 @@ typedef struct {
 static uint32_t choose_id(actor *a) {
     bool quiet = now_on_stage() / TTL % 2;
     return random_below(&a->random, quiet ? FEW : IDS);
-}
-
-/* A key to look up with: nobody else's, on the caller's stack. */
-static lapse_object key_for(uint32_t id) {
-    return (lapse_object){.references = 1,
-                          .id = id,
-                          .needs_asking = id % 11 == 0,
-                          .on_equal = id % 11 == 0 ? ask_slowly : NULL};
 }
 
 static void judge_value(actor *a, uint32_t id, const lapse_object *value, int64_t now) {
@@ -366,10 +313,6 @@ static void cast(actor *actors, void (*role)(void *), uint32_t count, uint32_t *
     }
 }
 
-static void check_everything_died(void) {
-    for (uint32_t i = 0; i < THINGS; i++) CHECK(things[i].alive == DEAD && things[i].o.references == 0);
-}
-
 static void perform(lapse_config config) {
     uint32_t n = 0;
     actor *actors = calloc(WRITERS + READERS + 3, sizeof *actors);
@@ -422,7 +365,7 @@ static void test_probabilistic(void) {
 }
 
 int main(void) {
-    for (uint32_t i = 0; i < THINGS; i++) things[i].o.on_death = bury;
+    let_things_die();
     RUN(test_fixed);
     RUN(test_fixed_locked);
     RUN(test_sliding);

@@ -1,204 +1,14 @@
-/* A stream of random operations on a table and, beside it, on a naive map of the same entries.
- *
- * A world holds both. Each operation is done to both, and everything that the table answers is
- * compared; world_check() also walks the table's invariants, and world_settle() the reference count of
- * every object. The clock is the world's own and only runs forward. Where the table may choose (an
- * expired entry may be gone already, a draw may end one early) the map follows what it says, if it
- * may say that.
+/* A stream of random operations on a world (world.h): each is done to the table and to its naive map, and
+ * everything that the table answers is compared. world_check() also walks the table's invariants, and
+ * world_settle() the reference count of every object.
  *
  * The choices come from a generator or, under the fuzzer, from its bytes.
  */
 #ifndef LAPSE_TEST_STREAM_H
 #define LAPSE_TEST_STREAM_H
 
-#include "table.h"
-#include "test.h"
-
-#define IDS 4096u
-#define TWINS 2u /* equal key objects of one id */
-#define VALUES 256u
-#define CROWD 1400u /* keys of one hash, or of one prefix: more than a whole segment */
-
-/* --- Choices --- */
-
-typedef struct {
-    const uint8_t *data; /* NULL: the generator */
-    size_t size, at;
-    uint64_t random;
-} source;
-
-static uint32_t choose(source *from, uint32_t n) {
-    if (from->data == NULL) return random_below(&from->random, n);
-    uint32_t word = 0;
-    for (uint32_t most = n - 1; most > 0; most >>= 8)
-        word = word << 8 | (from->at < from->size ? from->data[from->at++] : 0);
-    return word % n;
-}
-
-/* --- The world --- */
-
-typedef enum { SPREAD, SHIFTED, EQUAL, CROWDED } flavour; /* of the keys' hashes */
-
-/* What the table should hold under an id; `key` is NULL where there is nothing. */
-typedef struct {
-    lapse_object *key, *value;
-    int64_t deadline, ttl, limit;
-    bool own;
-    bool walked, due; /* yielded by the walk under way; must be */
-} naive;
-
-/* An entry that a clear put aside: it comes back by a drain, or if it had expired it may have gone before. */
-typedef struct {
-    lapse_object *key, *value;
-    bool expired;
-} put_aside;
-
-typedef struct {
-    lapse_table *t;
-    lapse_config config;
-    int64_t now, walk_at;
-    uint64_t sweep_cursor, walk_cursor, pop_cursor;
-    uint64_t lapsed; /* expired entries that the table must count */
-    lapse_counters counters;
-    lapse_object keys[IDS][TWINS], values[VALUES];
-    uint64_t hashes[IDS];
-    naive map[IDS];
-    put_aside buried[IDS];
-} world;
-
-/* The n-th number whose mixed hash begins with ten zero bits. */
-static uint64_t crowded_hash(uint64_t *last) {
-    do ++*last;
-    while (mix_hash(*last) >> 54 != 0);
-    return *last;
-}
-
-static void set_hashes(world *w, flavour f) {
-    uint64_t last = 0;
-    for (uint32_t id = 0; id < IDS; id++) {
-        w->hashes[id] = f == SHIFTED ? (uint64_t)id << 48 : id;
-        if (id >= CROWD) continue;
-        if (f == EQUAL) w->hashes[id] = 99;
-        if (f == CROWDED) w->hashes[id] = crowded_hash(&last);
-    }
-}
-
-static world *world_new(const lapse_config *config, flavour f, bool asking) {
-    world *w = calloc(1, sizeof *w);
-    CHECK(w != NULL);
-    w->config = *config;
-    w->t = lapse_table_new(config);
-    CHECK(w->t != NULL);
-    w->now = 1000;
-    set_hashes(w, f);
-    for (uint32_t id = 0; id < IDS; id++)
-        for (uint32_t twin = 0; twin < TWINS; twin++)
-            w->keys[id][twin] = (lapse_object){
-                .references = 1, .id = id, .gc = id % 5 == 0, .needs_asking = asking && id % 3 == 0};
-    for (uint32_t i = 0; i < VALUES; i++)
-        w->values[i] = (lapse_object){.references = 1, .id = i, .gc = i % 7 == 0};
-    return w;
-}
-
-/* --- The naive map --- */
-
-static bool over(const naive *n, int64_t at) { return n->deadline != LAPSE_NEVER && n->deadline <= at; }
-static bool lives(const world *w, const naive *n) { return n->key != NULL && !over(n, w->now); }
-
-static size_t count_live(const world *w) {
-    size_t live = 0;
-    for (uint32_t id = 0; id < IDS; id++) live += lives(w, &w->map[id]);
-    return live;
-}
-
-/* The entry goes, or has gone already if it had expired. */
-static void forget(world *w, naive *n) {
-    if (n->key == NULL) return;
-    w->lapsed += over(n, w->now);
-    n->key = NULL;
-    n->due = false;
-}
-
-static int64_t saturate(int64_t at, int64_t ttl) {
-    return ttl == LAPSE_NEVER || ttl > INT64_MAX - at ? LAPSE_NEVER : at + ttl;
-}
-static int64_t sooner(int64_t a, int64_t b) {
-    if (a == LAPSE_NEVER || b == LAPSE_NEVER) return a == LAPSE_NEVER ? b : a;
-    return a < b ? a : b;
-}
-
-static bool keeps_ttl(const world *w) { return w->config.mode != LAPSE_FIXED; }
-static bool keeps_limit(const world *w) {
-    return w->config.mode == LAPSE_SLIDING && w->config.max_lifetime != LAPSE_NEVER;
-}
-
-static void date(const world *w, naive *n, int64_t ttl) {
-    n->ttl = ttl == LAPSE_DEFAULT ? w->config.default_ttl : ttl;
-    n->own = n->ttl != w->config.default_ttl;
-    n->deadline = sooner(saturate(w->now, n->ttl), n->limit);
-}
-
-static void store(world *w, naive *n, lapse_object *key, lapse_object *value, int64_t ttl) {
-    forget(w, n);
-    n->key = key;
-    n->value = value;
-    n->limit = keeps_limit(w) ? saturate(w->now, w->config.max_lifetime) : LAPSE_NEVER;
-    date(w, n, ttl);
-}
-
-static void slide(const world *w, naive *n) {
-    if (w->config.mode != LAPSE_SLIDING || n->deadline == LAPSE_NEVER || n->ttl == LAPSE_NEVER) return;
-    int64_t slid = n->ttl > INT64_MAX - w->now ? INT64_MAX : w->now + n->ttl;
-    slid = sooner(slid, n->limit);
-    if (slid > n->deadline) n->deadline = slid;
-}
-
-/* Is the entry in the last part of its life, where the draw may end it? */
-static bool may_end_early(const world *w, const naive *n) {
-    if (w->config.mode != LAPSE_PROBABILISTIC || n->deadline == LAPSE_NEVER) return false;
-    return (double)(n->deadline - w->now) < (double)n->ttl * w->config.early_factor;
-}
-
-static bool item_matches(const world *w, const lapse_item *item, const naive *n) {
-    return item->key == n->key && item->value == n->value && item->deadline == n->deadline &&
-           item->own_ttl == n->own && item->ttl == (keeps_ttl(w) ? n->ttl : 0) &&
-           item->limit == (keeps_limit(w) ? n->limit : LAPSE_NEVER);
-}
-
-static naive *entry_of(world *w, const lapse_item *item) { return &w->map[item->key->id]; }
-
-static void give_up(const lapse_item *item) {
-    object_unref(item->key);
-    object_unref(item->value);
-}
-
-/* --- Choosing operands --- */
-
-typedef struct {
-    uint32_t id;
-    lapse_object *key, *value;
-    uint64_t hash;
-    naive *n;
-} operands;
-
-static operands choose_operands(world *w, source *from) {
-    uint32_t id = choose(from, IDS);
-    return (operands){.id = id,
-                      .key = &w->keys[id][choose(from, TWINS)],
-                      .value = &w->values[choose(from, VALUES)],
-                      .hash = w->hashes[id],
-                      .n = &w->map[id]};
-}
-
-static int64_t choose_ttl(source *from) {
-    switch (choose(from, 8)) {
-    case 0: return LAPSE_NEVER;
-    case 1: return 1 + choose(from, 200);
-    case 2: return INT64_MAX - choose(from, 3000);
-    case 3: return 1 + choose(from, 60000);
-    default: return LAPSE_DEFAULT;
-    }
-}
+#include "selection.h"
+#include "world.h"
 
 /* --- Operations on one key --- */
 
@@ -211,6 +21,7 @@ static void op_put(world *w, source *from) {
     if (replaced) object_unref(replaced);
     bool due = old && o.n->due;
     store(w, o.n, first, o.value, ttl);
+    outdate_key(w, o.id);
     o.n->due = due;
     w->counters.sets++;
 }
@@ -226,6 +37,7 @@ static void op_put_new(world *w, source *from) {
         object_unref(present);
     } else {
         store(w, o.n, o.key, o.value, ttl);
+        outdate_key(w, o.id);
         w->counters.sets++;
     }
 }
@@ -239,17 +51,22 @@ static void op_put_item(world *w, source *from) {
     item.limit = keeps_limit(w) ? w->now + left + choose(from, 3000) : LAPSE_NEVER;
     lapse_object *replaced, *old = lives(w, o.n) ? o.n->value : NULL;
     if (old) item.key = o.n->key;
-    CHECK(lapse_put_item(w->t, &item, o.hash, NULL, w->now, &replaced) == LAPSE_OK);
+    labels tags;
+    choose_tags(w, from, &tags);
+    CHECK(lapse_put_item(w->t, &item, o.hash, &tags.list, w->now, &replaced) == LAPSE_OK);
     CHECK(replaced == old);
     if (replaced) object_unref(replaced);
+    w->counters.replaced += old != NULL;
     forget(w, o.n);
+    outdate_key(w, o.id);
     *o.n = (naive){.key = item.key,
                    .value = item.value,
                    .deadline = item.deadline,
                    .ttl = item.ttl,
                    .limit = item.limit,
                    .own = item.own_ttl,
-                   .walked = o.n->walked};
+                   .walked = o.n->walked,
+                   .tags = tags.bits};
 }
 
 static void op_exchange(world *w, source *from) {
@@ -264,7 +81,9 @@ static void op_exchange(world *w, source *from) {
     CHECK(replaced == expected);
     object_unref(replaced);
     o.n->value = value;
+    outdate_key(w, o.id);
     w->counters.sets++;
+    w->counters.replaced++;
 }
 
 static void op_touch(world *w, source *from) {
@@ -286,12 +105,14 @@ static void op_delete(world *w, source *from) {
         give_up(&removed);
     }
     forget(w, o.n);
+    outdate_key(w, o.id);
     w->counters.deletes += live;
 }
 
 static void op_get(world *w, source *from) {
     operands o = choose_operands(w, from);
     lapse_object *value = NULL;
+    naive was = *o.n;
     lapse_status status = lapse_get(w->t, o.key, o.hash, w->now, &value);
     if (status == LAPSE_OK) {
         CHECK(lives(w, o.n) && value == o.n->value);
@@ -302,8 +123,8 @@ static void op_get(world *w, source *from) {
     }
     w->counters.misses++;
     w->counters.early += status == LAPSE_EARLY;
-    if (status == LAPSE_EARLY) CHECK(lives(w, o.n) && may_end_early(w, o.n));
-    else CHECK(!lives(w, o.n) && (status == LAPSE_ABSENT || (status == LAPSE_EXPIRED && o.n->key)));
+    if (status == LAPSE_EARLY) CHECK(lives(w, &was) && may_end_early(w, &was));
+    else CHECK(!lives(w, &was) && (status == LAPSE_ABSENT || (status == LAPSE_EXPIRED && was.key)));
     forget(w, o.n);
 }
 
@@ -419,6 +240,7 @@ static void bury_map(world *w) {
         w->buried[id] = (put_aside){n->key, n->value, n->key != NULL && over(n, w->now)};
         forget(w, n);
     }
+    outdate_all(w);
 }
 
 static void op_clear(world *w, source *from) {
@@ -438,6 +260,7 @@ static void op_pop(world *w, source *from) {
     }
     naive *n = entry_of(w, &removed);
     CHECK(status == LAPSE_OK && lives(w, n) && item_matches(w, &removed, n));
+    outdate_key(w, (uint32_t)removed.key->id);
     forget(w, n);
     give_up(&removed);
     w->counters.deletes++;
@@ -488,31 +311,6 @@ static void op_late(world *w, source *from) { w->now += choose(from, 3) ? 700 : 
 
 /* --- Checks --- */
 
-static void world_check(world *w) {
-    CHECK(lapse_check(w->t));
-    CHECK(lapse_len(w->t, w->now) == count_live(w));
-    CHECK(lapse_segments(w->t) >= 1 && lapse_bytes(w->t) > sizeof *w->t);
-}
-
-static void check_counters(const world *w) {
-    lapse_counters c;
-    lapse_counters_read(w->t, &c);
-    CHECK(c.hits == w->counters.hits && c.misses == w->counters.misses);
-    CHECK(c.sets == w->counters.sets && c.deletes == w->counters.deletes);
-    CHECK(c.early == w->counters.early && c.expirations == w->lapsed);
-}
-
-static void check_references(const world *w) {
-    uint32_t values[VALUES] = {0};
-    for (uint32_t id = 0; id < IDS; id++) {
-        const naive *n = &w->map[id];
-        for (uint32_t twin = 0; twin < TWINS; twin++)
-            CHECK(w->keys[id][twin].references == 1 + (n->key == &w->keys[id][twin]));
-        if (n->key) values[n->value - w->values]++;
-    }
-    for (uint32_t i = 0; i < VALUES; i++) CHECK(w->values[i].references == 1 + values[i]);
-}
-
 /* After a whole sweep and drain nothing is left to chance: counters and references are exact. */
 static void world_settle(world *w) {
     sweep_all(w);
@@ -523,10 +321,13 @@ static void world_settle(world *w) {
 }
 
 static void world_free(world *w) {
+    give_up_pass(w);
+    end_loans(w);
     world_settle(w);
     lapse_table_free(w->t);
     memset(w->map, 0, sizeof w->map);
     check_references(w);
+    for (uint32_t g = 0; g < GLOBS; g++) lapse_pattern_free(&lapse_system_memory, w->patterns[g]);
     free(w);
 }
 
@@ -538,10 +339,12 @@ typedef struct {
 } operation;
 
 static const operation operations[] = {
-    {'p', op_put},    {'n', op_put_new},   {'i', op_put_item}, {'x', op_exchange}, {'t', op_touch},
-    {'d', op_delete}, {'g', op_get},       {'h', op_has},      {'k', op_peek},     {'b', op_block},
-    {'s', op_sweep},  {'S', op_sweep_all}, {'c', op_clear},    {'r', op_drain},    {'o', op_pop},
-    {'w', op_walk},   {'+', op_time},      {'L', op_late},
+    {'p', op_put},    {'n', op_put_new},    {'i', op_put_item},      {'x', op_exchange},   {'t', op_touch},
+    {'d', op_delete}, {'g', op_get},        {'h', op_has},           {'k', op_peek},       {'b', op_block},
+    {'s', op_sweep},  {'S', op_sweep_all},  {'c', op_clear},         {'r', op_drain},      {'o', op_pop},
+    {'w', op_walk},   {'+', op_time},       {'L', op_late},          {'T', op_put_tagged}, {'y', op_tags},
+    {'M', op_match},  {'D', op_delete_tag}, {'P', op_pass},          {'q', op_list},       {'E', op_erase},
+    {'l', op_lease},  {'f', op_fill},       {'K', op_keep_prefixes},
 };
 
 /* Do one of the operations that `letters` names, all equally likely. */

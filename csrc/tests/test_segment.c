@@ -10,7 +10,8 @@ static record model[KEYS];
 static lapse_object keys[KEYS], value = {.references = 1}, traced = {.references = 1, .gc = true};
 
 static segment *new_segment(uint32_t slots, bool ttls, bool limits) {
-    segment *s = segment_on_heap(&lapse_system_memory, slots, ttls, limits);
+    segment *s =
+        segment_on_heap(&lapse_system_memory, slots, (segment_arrays){.ttls = ttls, .limits = limits});
     CHECK(s != NULL && segment_slots(s) == slots && segment_check(s));
     memset(model, 0, sizeof model);
     for (uint32_t i = 0; i < KEYS; i++) keys[i] = (lapse_object){.references = 1, .id = i, .gc = i % 16 == 0};
@@ -27,7 +28,8 @@ static record new_record(const segment *s, uint32_t id, uint64_t hash, uint64_t 
                     .ttl = s->ttls ? (int64_t)(dice % 77) : 0,
                     .limit = s->limits ? (int64_t)(dice % 55) : LAPSE_NEVER,
                     .own = dice % 5 == 0,
-                    .gc = keys[id].gc || dice % 8 == 0};
+                    .gc = keys[id].gc || dice % 8 == 0,
+                    .foreign = true};
 }
 
 static uint64_t hash_of(uint32_t id) { return mix_hash(id); }

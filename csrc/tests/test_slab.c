@@ -32,7 +32,7 @@ static const lapse_memory counting = {counting_grab, counting_grab, counting_dro
 
 static slab_pool new_pool(uint32_t kind) {
     slab_pool p;
-    pool_init(&p, &counting, kind > 0, kind > 1);
+    pool_init(&p, &counting, (segment_arrays){.ttls = kind > 0, .limits = kind > 1});
     CHECK(p.per_slab > 0 && pool_is_empty(&p) && pool_take(&p, SEGMENT_SLOTS) == NULL);
     return p;
 }
@@ -67,6 +67,7 @@ static void fill(segment *s, uint64_t random) {
         record r = {.e = {&object, &object}, .hash = random_word(&random), .deadline = (int64_t)n};
         r.ttl = (int64_t)n + 1;
         r.limit = (int64_t)n + 2;
+        r.foreign = true;
         segment_insert(s, &r);
     }
     write_end(s);

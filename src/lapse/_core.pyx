@@ -46,6 +46,10 @@ cdef object MISSING = object()
 cdef bint LOCKED_READS = os.environ.get("LAPSE_FORCE_LOCKED") == "1"
 
 
+cdef extern from "Python.h":
+    str PyUnicode_FromObject(object text)
+
+
 import_datetime()
 
 # --- Times -------------------------------------------------------------------------------------
@@ -106,17 +110,13 @@ cdef inline int64_t now_of(Cache self) except? -3:
 
 
 cdef void announce(void *context, lapse_item *items, size_t n, lapse_cause cause) noexcept:
-    """The table's observer: tell the cache's listener of entries that have left."""
+    """The table's observer: tell the cache's listener, which does not raise, of entries that have left."""
     cdef Cache self = <Cache>context
     cdef size_t i
-    try:
-        for i in range(n):
-            key, value = taken(items[i].key), taken(items[i].value)
-            if self._listener is not None:
-                self._listener(key, value, CAUSES[<int>cause])
-    except BaseException:
-        lapse_release(items + i + 1, n - i - 1)
-        raise
+    for i in range(n):
+        key, value = taken(items[i].key), taken(items[i].value)
+        if self._listener is not None:
+            self._listener(key, value, CAUSES[<int>cause])
 
 
 # --- The cache ---------------------------------------------------------------------------------
@@ -373,7 +373,7 @@ cdef class Cache:
         """
         if not isinstance(tag, str):
             raise TypeError(f"a tag must be a str, not {type(tag).__name__}")
-        return erase_tag(opened(self), str(tag), now_of(self))
+        return erase_tag(opened(self), PyUnicode_FromObject(tag), now_of(self))
 
     def tags(self, key):
         """The tags of a live entry as a frozenset; empty if there is no such entry."""
@@ -455,11 +455,11 @@ cdef class Cache:
         """
         return Lease(self, key, frozenset() if tags is NO_TAGS else tags)
 
-    def fill(self, Lease lease, value, ttl=None, *, tags=NO_TAGS):
+    def fill(self, Lease lease not None, value, ttl=None, *, tags=NO_TAGS):
         """Store what was loaded under `lease`; False, and nothing is stored, if it is outdated.
 
         The entry bears the tags of the lease and `tags`. It is outdated if after the lease was taken the key
-        was set, deleted or popped, a pattern that matches it or one of those tags was deleted, or the
+        was set, deleted, popped or incremented (deleting an absent key counts), a pattern that matches it or one of those tags was deleted, or the
         cache was cleared; and once it has been filled. Atomic.
         """
         cdef lapse_table *t = opened(self)
@@ -468,7 +468,13 @@ cdef class Cache:
         if lease.cache is not self:
             raise ValueError("the lease is another cache's")
         try:
-            tag_args_fill(&labels, lease.tags.union(tags) if lease.tags else tags)
+            tag_args_fill(&labels, tags)
+            if lease.tags and labels.tags.n > 0:
+                both = lease.tags.union(tag_names(&labels.tags))
+                tag_args_drop(&labels)
+                tag_args_fill(&labels, both)
+            elif lease.tags:
+                tag_args_fill(&labels, lease.tags)
             return op_fill(t, lease.native, lease.key, value, life, &labels.tags, now_of(self))
         finally:
             tag_args_drop(&labels)
@@ -568,9 +574,10 @@ cdef class Cache:
         }
 
     def _after_fork(self):
-        """In a forked child: no lock of the table is held, whatever it looks like."""
-        if self.owned != NULL:
-            lapse_after_fork(self.owned)
+        """In a forked child: no lock of the table is held, whatever it looks like, and a removal that another
+        thread had begun in the parent ends with an empty cache."""
+        if self.owned != NULL and lapse_after_fork(self.owned):
+            drain(self.owned, lapse_now(self.owned, now_of(self)))
 
     def _check(self):
         """Walk every invariant of the native table; for tests, while nobody else uses the cache."""
@@ -598,7 +605,14 @@ def escape(text):
     """`text` (str or bytes) with a backslash before every character that means something in a pattern."""
     if isinstance(text, bytes):
         return text.decode("latin-1").translate(ESCAPES).encode("latin-1")
-    return text.translate(ESCAPES)
+    if isinstance(text, str):
+        return text.translate(ESCAPES)
+    raise TypeError(f"only str and bytes can be escaped, not {type(text).__name__}")
+
+
+cdef list tag_names(const lapse_tags *tags):
+    cdef size_t i
+    return [<object>tags.names[i] for i in range(tags.n)]
 
 
 cdef object table_pattern(object table):
@@ -623,7 +637,7 @@ cdef class Lease:
         cdef tag_args labels
         try:
             tag_args_fill(&labels, tags)
-            self.tags = frozenset([<object>labels.tags.names[i] for i in range(labels.tags.n)])
+            self.tags = frozenset(tag_names(&labels.tags))
         finally:
             tag_args_drop(&labels)
         self.cache, self.key = cache, key
@@ -793,7 +807,7 @@ fast_install_memo(Memo, Ready, MISSING)
 
 def describe(type cls):
     """Give a new subclass of Cache method descriptors of its own: calls specialise by exact type."""
-    fast_describe(cls, Cache)
+    describe_methods(cls, Cache)
 
 
 

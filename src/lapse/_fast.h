@@ -7,20 +7,13 @@
  *
  *   get, __getitem__, set, __setitem__     read.h and lapse_put() without argument parsing; set(k, v, tags=t)
  *   tp_traverse, tp_clear                  the table's own entries, by its gc bitmaps
- *   fast_describe()                        gives a subclass method descriptors of its own: the
- *                                          interpreter specialises calls only for the exact type
  */
 #ifndef LAPSE_FAST_H
 #define LAPSE_FAST_H
 
 #include "_labels.h"
+#include "_methods.h"
 #include "read.h"
-
-#if PY_VERSION_HEX >= 0x030D0000
-typedef PyCFunctionFastWithKeywords FastMethod;
-#else
-typedef _PyCFunctionFastWithKeywords FastMethod;
-#endif
 
 /* How every Cache begins; _core.pyx declares the same four fields first. */
 typedef struct {
@@ -514,25 +507,6 @@ static int cache_clear(PyObject *self) {
 
 /* --- Putting it in place --- */
 
-static PyMethodDef *method_of(PyTypeObject *type, const char *name) {
-    PyObject *found = PyDict_GetItemString(type->tp_dict, name);
-    if (found && Py_IS_TYPE(found, &PyMethodDescr_Type)) return ((PyMethodDescrObject *)found)->d_method;
-    PyErr_Format(PyExc_SystemError, "lapse: %s is not a method of its own", name);
-    return NULL;
-}
-
-static int put_in_front(PyTypeObject *type, const char *name, FastMethod entry, FastMethod *method) {
-    PyMethodDef *def = method_of(type, name);
-    if (def == NULL) return -1;
-    if (def->ml_flags != (METH_FASTCALL | METH_KEYWORDS)) {
-        PyErr_Format(PyExc_SystemError, "lapse: %s has another calling convention", name);
-        return -1;
-    }
-    *method = (FastMethod)(void (*)(void))def->ml_meth;
-    def->ml_meth = (PyCFunction)(void (*)(void))entry;
-    return 0;
-}
-
 /* A heap subclass takes its slots from the wrappers in the base's dict, not from the base's slots. */
 static int rewrap(PyTypeObject *type, const char *name, void *slot) {
     PyObject *found = PyDict_GetItemString(type->tp_dict, name);
@@ -564,35 +538,6 @@ static int fast_install(PyTypeObject *type) {
     type->tp_traverse = cache_traverse;
     behind.clear = type->tp_clear;
     type->tp_clear = cache_clear;
-    return 0;
-}
-
-/* Does `name`, looked up on the subclass, still mean the native method `def`? */
-static int still_native(PyTypeObject *cls, PyObject *name, const PyMethodDef *def) {
-    PyObject *found = PyObject_GetAttr((PyObject *)cls, name);
-    if (found == NULL) return -1;
-    int same = Py_IS_TYPE(found, &PyMethodDescr_Type) && ((PyMethodDescrObject *)found)->d_method == def;
-    Py_DECREF(found);
-    return same;
-}
-
-static int describe_one(PyTypeObject *cls, PyObject *name, PyObject *method) {
-    PyMethodDef *def = ((PyMethodDescrObject *)method)->d_method;
-    int native = still_native(cls, name, def);
-    if (native <= 0) return native;
-    PyObject *own = PyDescr_NewMethod(cls, def);
-    int failed = own == NULL || PyObject_SetAttr((PyObject *)cls, name, own) < 0;
-    Py_XDECREF(own);
-    return failed ? -1 : 0;
-}
-
-/* Give `cls`, a new subclass of `type`, descriptors of its own for every native method that it does
- * not override. */
-static int fast_describe(PyTypeObject *cls, PyTypeObject *type) {
-    PyObject *name, *method;
-    Py_ssize_t at = 0;
-    while (PyDict_Next(type->tp_dict, &at, &name, &method))
-        if (Py_IS_TYPE(method, &PyMethodDescr_Type) && describe_one(cls, name, method) < 0) return -1;
     return 0;
 }
 

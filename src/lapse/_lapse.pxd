@@ -101,7 +101,7 @@ cdef extern from "lapse.h" nogil:
     size_t lapse_segments(const lapse_table *t)
     void lapse_counters_read(const lapse_table *t, lapse_counters *out)
     bint lapse_is_quick(const lapse_table *t)
-    void lapse_after_fork(lapse_table *t)
+    bint lapse_after_fork(lapse_table *t)
     int64_t lapse_now(const lapse_table *t, int64_t now)
     const char *lapse_probe_name()
     bint lapse_check(lapse_table *t)
@@ -139,7 +139,7 @@ cdef extern from "lapse.h" nogil:
     void lapse_sort_hashes(size_t n, const uint64_t *hashes, uint32_t *order, uint32_t *scratch)
     lapse_status lapse_pass_new(lapse_table *t, lapse_pattern *const *patterns, size_t n, PyObject *tag,
                                 uint64_t tag_hash, int64_t now, bint listing, lapse_pass **out)
-    lapse_status lapse_pass_step(lapse_pass *p, lapse_item *out, size_t room, size_t *n)
+    lapse_status lapse_pass_step(lapse_pass *p, lapse_item *out, size_t *n)
     const uint64_t *lapse_pass_counts(const lapse_pass *p)
     void lapse_pass_end(lapse_pass *p)
 
@@ -190,9 +190,11 @@ cdef extern from "_fast.h":
     int fast_install(type cache_type) except -1
     int fast_install_memo(type memo_type, type ready_type, object unknown) except -1
     void fast_memo(object memo)
-    int fast_describe(type cls, type cache_type) except -1
     lapse_table *fast_table(object cache)
     lapse_table *fast_close(object cache)
     object fast_gather(lapse_table *t, object keys, int64_t now, object missing)
     object fast_gather_buffer(lapse_table *t, object keys, int64_t now, object missing)
     Py_hash_t fast_hash(object key) except -1
+
+cdef extern from "_methods.h":
+    int describe_methods(type cls, type cache_type) except -1

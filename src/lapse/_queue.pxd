@@ -28,7 +28,7 @@ cdef extern from "queue.h" nogil:
 
     lapse_queue *queue_new(const lapse_memory *memory, size_t capacity)
     void queue_free(lapse_queue *q)
-    queue_status queue_push(lapse_queue *q, const queue_item *item)
+    queue_status queue_push(lapse_queue *q, queue_kind kind, PyObject *target, int64_t enqueued_ns)
     size_t queue_take(lapse_queue *q, queue_item *out, size_t limit)
     bint queue_oldest(lapse_queue *q, int64_t *enqueued_ns)
     bint queue_arm(lapse_queue *q, uint64_t depth)
@@ -55,3 +55,7 @@ cdef extern from "clock.h" nogil:
 cdef extern from "atomics.h" nogil:
     Py_ssize_t ACQUIRE(Py_ssize_t *p)
     void PUBLISH(Py_ssize_t *p, Py_ssize_t v)
+
+cdef extern from "_producer.h":
+    int producer_install(type queue_type) except -1
+    int describe_methods(type cls, type queue_type) except -1

@@ -19,7 +19,7 @@ An item that waits keeps its key alive, unseen by the garbage collector.
 
 import sys
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_Append
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -37,8 +37,9 @@ PUSHED, WAKE, LATE, FULL = QUEUE_PUSHED, QUEUE_WAKE, QUEUE_LATE, QUEUE_FULL
 #: The kinds by their native numbers, as the messages name them.
 KINDS = ("key", "pattern", "table", "tag", "all")
 
-cdef Py_ssize_t PATTERN_MAX = LAPSE_PATTERN_MAX
-cdef Py_ssize_t TABLE_MAX = (LAPSE_PATTERN_MAX - 2) // 2  # each unit escaped, then ":*"
+#: Units of a pattern, and of a table: each unit escaped, then ":*".
+PATTERN_MAX = LAPSE_PATTERN_MAX
+TABLE_MAX = (LAPSE_PATTERN_MAX - 2) // 2
 cdef double FARTHEST = 9.2e18  # nanoseconds: what an int64 holds, nearly
 cdef Py_ssize_t UNREADY = -1
 
@@ -51,7 +52,7 @@ cdef object exact_text(object text):
         return text
     if isinstance(text, str):
         return PyUnicode_FromObject(text)
-    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(text), len(<bytes?>text))
+    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
 
 
 cdef object checked_text(object text, str what, Py_ssize_t most):
@@ -73,15 +74,19 @@ cdef int64_t now_of(NativeQueue self) except? -3:
     return <int64_t>llrint(max(-FARTHEST, min(FARTHEST, nanoseconds)))
 
 
+cdef lapse_queue *ring_of(NativeQueue self) except NULL:
+    if self.ring == NULL:
+        raise RuntimeError(f"{type(self).__name__} is not initialised")
+    return self.ring
+
+
 cdef queue_status push(NativeQueue self, queue_kind kind, object target) except? QUEUE_CLOSED:
     """Queue one item if there is room. RuntimeError if the queue is closed."""
-    cdef queue_item item
-    item.enqueued_ns = now_of(self)
-    item.kind, item.target = kind, <PyObject *>target
+    cdef int64_t now = now_of(self)
     cdef queue_status status = QUEUE_CLOSED
     if self.ring != NULL:
         Py_INCREF(target)
-        status = queue_push(self.ring, &item)
+        status = queue_push(self.ring, kind, <PyObject *>target, now)
         if status >= QUEUE_FULL:
             Py_DECREF(target)
     if status == QUEUE_CLOSED:
@@ -108,20 +113,22 @@ cdef class NativeQueue:
     which is called when the ring is full, and `_late()`, when close() overtook a producer.
     """
 
+    cdef lapse_queue *direct
     cdef lapse_queue *ring
     cdef lapse_histogram latency
     cdef object clock
     cdef object wake
     cdef object __weakref__
 
-    def _open(self, size_t capacity, clock):
-        """Make the ring: `capacity` items, rounded up to a power of two."""
+    def _open(self, size_t capacity, clock, wake):
+        """Make the ring: `capacity` items, rounded up to a power of two. `wake(None)` is the alarm."""
         if self.ring != NULL:
             raise RuntimeError(f"{type(self).__name__} is initialised already")
-        self.clock = clock
+        self.clock, self.wake = clock, wake
         self.ring = queue_new(&lapse_system_memory, capacity)
         if self.ring == NULL:
             raise MemoryError("lapse: no memory for a queue")
+        self.direct = self.ring if clock is None else NULL
 
     def __dealloc__(self):
         cdef queue_item item
@@ -180,32 +187,34 @@ cdef class NativeQueue:
 
         None if nothing is there, or its producer has claimed a cell and not filled it yet.
         """
+        cdef lapse_queue *ring = ring_of(self)
         cdef Taken taken = Taken.__new__(Taken)
         taken.reserve(limit)
         PyList_Append(place, taken)
-        PUBLISH(&taken.n, queue_take(self.ring, taken.items, limit))  # pairs with Taken.ready
+        PUBLISH(&taken.n, queue_take(ring, taken.items, limit))  # pairs with Taken.ready
         if taken.n > 0:
             return taken
-        place.remove(taken)
+        if taken in place:  # the consumer may have removed it
+            place.remove(taken)
         return None
 
     def _record(self, int64_t enqueued_ns, Py_ssize_t times):
         """Count `times` items, queued at `enqueued_ns` (of `_now()`), as applied now."""
         histogram_record(&self.latency, now_of(self) - enqueued_ns, times)
 
-    def _arm(self, Py_ssize_t depth, wake):
-        """Have a producer call `wake(None)` when `depth` items wait; False: they do already."""
-        self.wake = wake
-        return queue_arm(self.ring, min(<size_t>depth, queue_capacity(self.ring)))
+    def _arm(self, Py_ssize_t depth):
+        """Have a producer raise the alarm when `depth` items wait; False: they do already."""
+        cdef lapse_queue *ring = ring_of(self)
+        return queue_arm(ring, min(<size_t>depth, queue_capacity(ring)))
 
     def _close(self):
         """Refuse every later push."""
-        queue_close(self.ring)
+        queue_close(ring_of(self))
 
-    def _after_fork(self):
-        """In a forked child: no other thread is at work in the ring."""
-        if self.ring != NULL:
-            queue_after_fork(self.ring)
+    def _after_fork(self, wake):
+        """In a forked child: no other thread is at work in the ring. `wake` is the child's own."""
+        self.wake = wake
+        queue_after_fork(ring_of(self))
 
     # --- Looking ---
 
@@ -217,7 +226,7 @@ cdef class NativeQueue:
     @property
     def capacity(self):
         """How many items the ring holds."""
-        return queue_capacity(self.ring)
+        return queue_capacity(ring_of(self))
 
     def _now(self):
         """The queue's clock, in nanoseconds."""
@@ -226,17 +235,17 @@ cdef class NativeQueue:
     def _age(self):
         """Seconds since the oldest item that waits was queued; None if none waits."""
         cdef int64_t enqueued_ns = 0
-        if not queue_oldest(self.ring, &enqueued_ns):
+        if not queue_oldest(ring_of(self), &enqueued_ns):
             return None
         return (now_of(self) - enqueued_ns) / 1e9
 
     def _pushed(self):
         """How many items have been queued so far."""
-        return queue_pushed(self.ring)
+        return queue_pushed(ring_of(self))
 
     def _taken(self):
         """How many items have been taken so far."""
-        return queue_taken(self.ring)
+        return queue_taken(ring_of(self))
 
     def _latency(self, double share):
         """Seconds from queued to applied that `share` of the items did not exceed, to 1/16."""
@@ -317,6 +326,16 @@ cdef class Taken:
         cdef Py_ssize_t i
         for i in range(self.n):
             histogram_record(&queue.latency, now - self.items[i].enqueued_ns, 1)
+
+
+# --- The module --------------------------------------------------------------------------------
+
+producer_install(NativeQueue)
+
+
+def describe(type cls):
+    """Give a new subclass of NativeQueue method descriptors of its own: calls specialise by exact type."""
+    describe_methods(cls, NativeQueue)
 
 
 # Cython leaves an empty module of its own behind; `import lapse` brings in nothing foreign.

@@ -50,7 +50,7 @@ cdef inline int run_pass(lapse_pass *p) except -1:
     cdef int64_t since = clock_precise()
     cdef lapse_status status = LAPSE_MORE
     while status == LAPSE_MORE:
-        status = lapse_pass_step(p, items, STEP, &n)
+        status = lapse_pass_step(p, items, &n)
         let_others_run(&since)
     if status != LAPSE_OK:
         refuse(status)
@@ -124,30 +124,19 @@ cdef inline list keys_matching(lapse_table *t, object pattern, int64_t now):
 
 cdef inline list listed(lapse_pass *p):
     """Take a listing pass to its end."""
-    cdef size_t i, n = 0, room = STEP
-    cdef lapse_item *items = <lapse_item *>malloc(room * sizeof(lapse_item))
+    cdef lapse_item items[STEP]
+    cdef size_t i, n = 0
     cdef int64_t since = clock_precise()
     cdef lapse_status status = LAPSE_MORE
     cdef list keys = []
-    try:
-        while status == LAPSE_MORE or status == LAPSE_NO_ROOM:
-            if n > room:
-                free(items)
-                room = n
-                items = <lapse_item *>malloc(room * sizeof(lapse_item))
-            if items == NULL:
-                refuse(LAPSE_NO_MEMORY)
-            status = lapse_pass_step(p, items, room, &n)
-            if status == LAPSE_NO_ROOM:
-                continue
-            for i in range(n):
-                keys.append(taken(items[i].key))
-            let_others_run(&since)
-        if status != LAPSE_OK:
-            refuse(status)
-        return keys
-    finally:
-        free(items)
+    while status == LAPSE_MORE:
+        status = lapse_pass_step(p, items, &n)
+        for i in range(n):
+            keys.append(taken(items[i].key))
+        let_others_run(&since)
+    if status != LAPSE_OK:
+        refuse(status)
+    return keys
 
 
 # --- Tags ---

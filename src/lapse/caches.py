@@ -66,7 +66,7 @@ class ExpiringCache(Native[K, V]):
         listener = options["listener"]
         if listener is not None and not callable(listener):
             raise TypeError(f"listener must be callable, not {listener!r}")
-        announcer = listener and Announcer(listener, options["name"])
+        announcer = None if listener is None else Announcer(listener, options["name"])
         self._open(mode, options, announcer, Flights())
         forks.watch(self)
         if interval is not None:

@@ -57,7 +57,7 @@ class Announcer:
     def _tell(self, key: Any, value: Any, cause: Cause) -> None:
         try:
             self._listener(key, value, cause)
-        except Exception:
+        except BaseException:  # the caller changed a cache: it must not be ended for what we tell
             with self._lock:
                 self.errors += 1
             log.exception("the listener of %s failed on %r (%s)", self._name, key, cause)

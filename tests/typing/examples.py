@@ -8,7 +8,15 @@ from typing import Any
 
 from typing_extensions import assert_type
 
-from lapse import CacheStats, ManualClock, ProbabilisticTTLCache, SlidingTTLCache, TTLCache
+from lapse import (
+    CacheStats,
+    Lease,
+    ManualClock,
+    ProbabilisticTTLCache,
+    SlidingTTLCache,
+    TTLCache,
+    escape,
+)
 
 ages: TTLCache[str, int] = TTLCache(60, name="ages", clock=ManualClock())
 names = SlidingTTLCache[int, str](timedelta(minutes=5), max_lifetime=3600)
@@ -52,6 +60,37 @@ assert_type(names.set_many({1: "Ada"}, ttl=5), None)
 assert_type(names.set_many([(1, "Ada")]), None)
 assert_type(names.delete_many({1, 2}), int)
 assert_type(names.touch_many([1], ttl=5), int)
+
+# --- Invalidation ---
+
+
+def gone(key: str, value: int, cause: str) -> None: ...
+
+
+heard: TTLCache[str, int] = TTLCache(60, listener=gone)
+assert_type(ages.set("Ada", 36, tags=("people",)), None)
+assert_type(ages.set_many({"Ada": 36}, tags={"people"}), None)
+assert_type(ages.tags("Ada"), frozenset[str])
+assert_type(ages.delete_tag("people"), int)
+assert_type(ages.delete_pattern("A*"), int)
+assert_type(ages.get_keys_matching_pattern("A*"), list[str])
+assert_type(ages.invalidate_key("Ada"), bool)
+assert_type(ages.invalidate_pattern(b"A*"), int)
+assert_type(ages.invalidate_table("people"), int)
+assert_type(escape("A*"), str)
+assert_type(escape(b"A*"), bytes)
+assert_type(ages.lease("Ada", tags=["people"]), Lease)
+assert_type(ages.lease("Ada").outdated, bool)
+assert_type(ages.lease("Ada").tags, frozenset[str])
+assert_type(ages.fill(ages.lease("Ada"), 36, ttl=5, tags=["born 1815"]), bool)
+
+ages.set("Ada", 36, tags=(1,))  # type: ignore[arg-type]
+ages.set("Ada", 36, 5, ("people",))  # type: ignore[call-arg]
+ages.fill(ages.lease("Ada"), "36")  # type: ignore[arg-type]
+ages.fill("Ada", 36)  # type: ignore[arg-type]
+ages.delete_pattern(1)  # type: ignore[arg-type]
+ages.delete_tag(b"people")  # type: ignore[arg-type]
+TTLCache(60, listener="gone")  # type: ignore[arg-type]
 
 # --- A mapping ---
 

@@ -4,6 +4,10 @@ contenders  who competes, and how each spells an operation
 engine      interleaved rounds, paired ratios
 cases       the questions that a timed loop answers
 probes      sweep, growth stall, memory, garbage collection
+contest     single calls, readied before and checked after each
+patterns, tags, queues, latency
+            what invalidation costs
+reference   the queue that the reference describes
 targets     what the caches are held to
 report      tables, JSON
 plot        SVG
@@ -20,9 +24,13 @@ from rich.markup import escape
 
 from .cases import CASES, Case
 from .contenders import CONTENDERS, Contender, versions
+from .contest import Contest
 from .engine import Plan, Table
+from .latency import LATENCY_PROBES
+from .patterns import PATTERN_PROBES, PATTERNS
 from .plot import can_plot, write_svg
 from .probes import PROBES, Probe
+from .queues import QUEUES
 from .report import (
     machine,
     progress_bar,
@@ -31,13 +39,23 @@ from .report import (
     show_versions,
     write_json,
 )
+from .tags import TAGS
 from .targets import IMPORTS, TARGETS, Verdict, foreign_imports, judge
 
-__all__ = ["QUESTIONS", "ask", "run"]
+__all__ = ["CONTESTS", "QUESTIONS", "ask", "run"]
 
 PathLike = str | os.PathLike[str]
 
-QUESTIONS: tuple[Case | Probe, ...] = (*CASES, *PROBES)
+Question = Case | Probe | Contest
+
+CONTESTS: tuple[Contest, ...] = (*PATTERNS, *TAGS, *QUEUES)
+QUESTIONS: tuple[Question, ...] = (
+    *CASES,
+    *PROBES,
+    *CONTESTS,
+    *PATTERN_PROBES,
+    *LATENCY_PROBES,
+)
 
 MET, MISSED, MISUSED = range(3)  #: exit statuses
 
@@ -52,9 +70,10 @@ def run(
 ) -> int:
     """Measure, print, and write JSON and SVG where asked; return the exit status.
 
-    `only` keeps the questions whose name contains it. `quick` looks at a tenth of the large size
-    for at most 5 rounds. With `targets` the status is 1 if one is missed. Arguments that cannot
-    be served give one line on standard error and status 2, before anything is measured.
+    `only` keeps the questions whose name contains it, or any of several words parted by commas.
+    `quick` looks at a tenth of the large size for at most 5 rounds. With `targets` the status is
+    1 if one is missed. Arguments that cannot be served give one line on standard error and status
+    2, before anything is measured.
     """
     chosen = _chosen(only, targets)
     if complaint := _complaint(chosen, rounds, json_path, svg_path):
@@ -75,7 +94,7 @@ def run(
 
 
 def ask(
-    question: Case | Probe, entrants: Sequence[Contender], plan: Plan, console: Console
+    question: Question, entrants: Sequence[Contender], plan: Plan, console: Console
 ) -> list[Table]:
     """Measure one question behind a progress bar."""
     with progress_bar(console) as bar:
@@ -88,16 +107,20 @@ def ask(
         return question.measure(entrants, plan, progress)
 
 
-def _chosen(only: str | None, targets: bool) -> list[Case | Probe]:
+def _chosen(only: str | None, targets: bool) -> list[Question]:
     asked = {target.question for target in TARGETS} if targets else None
     return [
         question
         for question in QUESTIONS
-        if (asked is None or question.name in asked) and (only or "") in question.name
+        if (asked is None or question.name in asked) and _is_asked(question.name, only)
     ]
 
 
-def _entrants(question: Case | Probe, targets: bool) -> list[Contender]:
+def _is_asked(name: str, only: str | None) -> bool:
+    return any(word in name for word in (only or "").split(","))
+
+
+def _entrants(question: Question, targets: bool) -> list[Contender]:
     """Who takes part: everybody installed, or those whom a target of the question names."""
     named = {
         name
@@ -109,7 +132,7 @@ def _entrants(question: Case | Probe, targets: bool) -> list[Contender]:
 
 
 def _measure(
-    console: Console, chosen: Sequence[Case | Probe], plan: Plan, targets: bool
+    console: Console, chosen: Sequence[Question], plan: Plan, targets: bool
 ) -> list[Table]:
     tables = []
     for question in chosen:
@@ -121,7 +144,7 @@ def _measure(
 
 def _verdicts(console: Console, tables: Sequence[Table], only: str | None) -> list[Verdict]:
     measured = {table.name: table for table in tables}
-    wanted = [target for target in TARGETS if (only or "") in target.question]
+    wanted = [target for target in TARGETS if _is_asked(target.question, only)]
     if any(target.question == IMPORTS for target in wanted):
         measured[IMPORTS] = foreign_imports()
     verdicts = [judge(target, measured) for target in wanted]
@@ -130,7 +153,7 @@ def _verdicts(console: Console, tables: Sequence[Table], only: str | None) -> li
 
 
 def _complaint(
-    chosen: Sequence[Case | Probe],
+    chosen: Sequence[Question],
     rounds: int,
     json_path: PathLike | None,
     svg_path: PathLike | None,

@@ -165,12 +165,15 @@ def _version(distribution: str) -> str:
         return "not installed, imported from its source"
 
 
-def compile_loop(statement: str) -> Callable[[Any, Any, Any], int]:
-    """A function (cache, keys, value) that times `statement` over all keys, in nanoseconds."""
+def compile_loop(statement: str, each: str = "k") -> Callable[[Any, Any, Any], int]:
+    """A function (cache, keys, value) that times `statement` over all keys, in nanoseconds.
+
+    `each` is what the loop binds: a key, or several names where the keys come with something.
+    """
     return _compile(
         "def run(c, keys, v):",
         "    start = clock()",
-        "    for k in keys:",
+        f"    for {each} in keys:",
         f"        {statement}",
         "    return clock() - start",
     )

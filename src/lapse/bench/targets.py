@@ -47,7 +47,7 @@ class Verdict:
     ok: bool
 
 
-TARGETS = (
+TARGETS: tuple[Target, ...] = (
     Target("get-hit-1k", 1.25),
     Target("get-hit-1k", 0.6, CACHEBOX),
     Target("get-hit-1m", 1.0),
@@ -71,6 +71,34 @@ TARGETS = (
     Target("gc", 1, None, table="gc-collect"),
     Target("memory", 64, None, table="memory-rss"),
     Target("memory", 64, None, table="memory-sizeof"),
+    Target("pattern", 1_000, None, "one table"),
+    Target("pattern", 3, "one table", "100 tables"),
+    Target("pattern", 3, "one table", "100 parts"),
+    Target("pattern", 50, None, "no such table"),
+    Target("pattern-index", 1.1, "plain keys", "table keys", table="index-set"),
+    Target("pattern-index", 1.05, "plain keys", "table keys", table="index-sizeof"),
+    Target("pattern-glob", 1 / 20, "fnmatchcase", "lapse"),
+    Target("pattern-rare", 1 / 20, "fnmatchcase", "lapse"),
+    *(
+        Target("pattern-stars", 50, None, stars)
+        for stars in ("'a*' * 50 + 'b'", "'a*' * 50 + 'b*'", "'*a' * 50 + 'b*'")
+    ),
+    *(Target("tag", 300, None, size) for size in ("1k", "100k", "1m")),
+    *(
+        Target(f"tag-{kind}-{size}", 2.5, "untagged", "tagged")
+        for kind in ("set", "new")
+        for size in ("1k", "1m")
+    ),
+    Target("queue-put", 1.5, "SimpleQueue", "lapse"),
+    *(
+        Target("queue-apply", 200, None, f"{size}, {kind}")
+        for size in ("100k", "1m")
+        for kind in ("present", "absent")
+    ),
+    Target("queue-backlog", 1 / 40, "reference", "lapse"),
+    Target("queue-stream", 1 / 40, "reference", "lapse"),
+    Target("pattern-read", 2, "quiet", "busy", table="read-p99"),
+    Target("pattern-read", 5_000, None, "busy", table="read-p99.99"),
     Target(IMPORTS, 0, None, "lapse", what="foreign modules of `import lapse`"),
 )
 
