@@ -327,8 +327,7 @@ def test_what_left_first_is_told_of_first(make):
     cache.set("nested", 0)
     cache.set_many({n: n for n in range(20)}, tags=("t",))
     assert cache.delete_tag("t") == 20
-    assert sorted(seen[:20]) == list(range(20))
-    assert seen[20:] == ["nested"]
+    assert (sorted(seen[:20]), seen[20:]) == ([*range(20)], ["nested"])
 
 
 # --- Which listener ----------------------------------------------------------------------------
