@@ -315,6 +315,21 @@ def test_a_listener_that_clears_and_closes(make):
         cache.get(1)
 
 
+def test_what_left_first_is_told_of_first(make):
+    """A removal of many is told of to its end before what the listener itself removes."""
+    seen = []
+
+    def listener(key: str, value: Any, cause: str) -> None:
+        seen.append(key)
+        cache.delete("nested")
+
+    cache = make(listener=listener)
+    cache.set("nested", 0)
+    cache.set_many({n: n for n in range(20)}, tags=("t",))
+    assert cache.delete_tag("t") == 20
+    assert (sorted(seen[:20]), seen[20:]) == ([*range(20)], ["nested"])
+
+
 # --- Which listener ----------------------------------------------------------------------------
 
 

@@ -46,10 +46,10 @@ def test_the_index_of_dead_entries_is_given_back(cache, end):
         ENDS[end](cache, keys)
         assert cache.delete_tag("all") == 0
         check(cache)
-        cache.clear()
         weights.append(size(cache))
+        cache.clear()
     assert weights[1] <= weights[0] + 8192  # the first level of the index stays for the next time
-    assert weights[2] == weights[1]
+    assert weights[2] <= weights[0] + 8192
 
 
 def test_a_million_dead_entries_leave_nothing(make, clock):

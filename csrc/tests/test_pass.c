@@ -93,6 +93,17 @@ static void test_many_patterns_in_one_pass(void) {
     close_table();
 }
 
+/* Few of a label's entries match, and those are its youngest: behind many steps that find nothing. */
+static void test_a_label_of_which_few_match(void) {
+    open_table(plain);
+    put_all(0, 12000, LAPSE_NEVER);
+    CHECK(delete_matching("none:*") == 0 && is_built(1));
+    put_all(12000, KEYS, LAPSE_NEVER);
+    CHECK(delete_matching("t7:*:239?7") > 0);
+    for (uint32_t id = 0; id < KEYS; id++) CHECK(present(id) == !(belongs(id, 7) && id >= 23900));
+    close_table();
+}
+
 /* Several patterns of one prefix in one pass: they walk the same label. */
 static void test_patterns_of_one_prefix(void) {
     struct lapse_pattern *patterns[] = {compile("t7:3:*"), compile("t7:*7"), compile("t7:*1*"),
@@ -188,6 +199,35 @@ static void test_changes_during_a_build(void) {
     for (uint32_t id = 0; id < KEYS; id++) CHECK(!belongs(id, 9) || !present(id));
     discard(pattern);
     close_table();
+}
+
+/* Between two steps a key object dies, and another key is born at its address: that one does not match. */
+static void rename_between_steps(const char *glob) {
+    struct lapse_pattern *pattern = compile(glob);
+    for (uint32_t steps = 1; steps < 12; steps++) {
+        open_table(plain);
+        put_all(0, 3000, LAPSE_NEVER);
+        lapse_pass *p = begin_match(&pattern, 1);
+        lapse_status status = LAPSE_MORE;
+        for (uint32_t n = 0; n < steps && status == LAPSE_MORE; n++) status = step(p);
+        for (uint32_t id = 7; id < 3000; id += TABLES) {
+            if (!has_text(id)) continue;
+            erase(id);
+            keys[id].text = "another";
+            put_all(id, id + 1, LAPSE_NEVER);
+        }
+        if (status == LAPSE_MORE) finish(p);
+        lapse_pass_end(p);
+        for (uint32_t id = 0; id < 3000; id++) CHECK(present(id));
+        CHECK(lapse_check(stage.t));
+        close_table();
+    }
+    discard(pattern);
+}
+
+static void test_other_keys_at_the_same_addresses(void) {
+    rename_between_steps("[t]7:*");
+    rename_between_steps("t7:*");
 }
 
 /* A clear in each phase of a pass: nothing is left, and what is stored afterwards is found again. */
@@ -566,10 +606,12 @@ int main(void) {
     RUN(test_steps_are_those_of_the_match);
     RUN(test_what_is_not_looked_up);
     RUN(test_many_patterns_in_one_pass);
+    RUN(test_a_label_of_which_few_match);
     RUN(test_patterns_of_one_prefix);
     RUN(test_the_index_is_kept_up);
     RUN(test_splits_and_merges_meanwhile);
     RUN(test_changes_during_a_build);
+    RUN(test_other_keys_at_the_same_addresses);
     RUN(test_a_clear_meanwhile);
     RUN(test_a_tag_takes_its_entries);
     RUN(test_two_passes_over_one_tag);

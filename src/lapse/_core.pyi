@@ -33,7 +33,7 @@ class Cache(MutableMapping[_K, _V]):
         self,
         mode: int,
         options: dict[str, Any],
-        announcer: Callable[[Any, Any, Any], object] | None = None,
+        announcer: Callable[[list[Any]], object] | None = None,
     ) -> None: ...
     @overload
     def get(self, key: _K, default: None = None) -> _V | None: ...

@@ -113,10 +113,9 @@ cdef void announce(void *context, lapse_item *items, size_t n, lapse_cause cause
     """The table's observer: tell the cache's listener, which does not raise, of entries that have left."""
     cdef Cache self = <Cache>context
     cdef size_t i
-    for i in range(n):
-        key, value = taken(items[i].key), taken(items[i].value)
-        if self._listener is not None:
-            self._listener(key, value, CAUSES[<int>cause])
+    cdef list events = [(taken(items[i].key), taken(items[i].value), CAUSES[<int>cause]) for i in range(n)]
+    if self._listener is not None:
+        self._listener(events)
 
 
 # --- The cache ---------------------------------------------------------------------------------
@@ -138,8 +137,8 @@ cdef class Cache:
     cdef object __weakref__
 
     def _open(self, int mode, dict options, announcer=None, flights=None):
-        """Make the table. `options` are the constructor's arguments by name; `announcer(key, value, cause)`
-        is called when an entry or a value has left, and must not raise; `flights` load what is missing."""
+        """Make the table. `options` are the constructor's arguments by name; `announcer([(key, value, cause), ...])`
+        is called when entries or values have left, and must not raise; `flights` load what is missing."""
         if self.owned != NULL:
             raise RuntimeError(f"{type(self).__name__} is initialised already")
         cdef lapse_config config

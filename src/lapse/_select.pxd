@@ -97,9 +97,9 @@ cdef inline list erase_patterns(lapse_table *t, list patterns, int64_t now):
                 several[n] = one
                 n += 1
                 where.append(i)
+        erase_matches(t, several, n, now, counts, where)
         for i, key in literals:
             counts[i] = int(op_delete(t, key, now))
-        erase_matches(t, several, n, now, counts, where)
     finally:
         free_patterns(several, n)
     return counts

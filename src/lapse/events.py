@@ -19,6 +19,7 @@ __all__ = ["Announcer", "Cause", "Listener"]
 Cause = Literal[
     "replaced", "deleted", "pattern", "tag", "cleared", "expired", "early", "evicted"
 ]  # fmt: skip
+Event = tuple[Any, Any, Cause]
 Listener = Callable[[Any, Any, Cause], object]
 
 log = logging.getLogger("lapse.events")
@@ -27,11 +28,11 @@ log = logging.getLogger("lapse.events")
 class _Waiting(threading.local):
     """What one thread has still to tell; None while its listener is not running."""
 
-    events: deque[tuple[Any, Any, Cause]] | None = None
+    events: deque[Event] | None = None
 
 
 class Announcer:
-    """Calls a listener: `announcer(key, value, cause)`. Thread-safe."""
+    """Calls a listener for each event of `announcer([(key, value, cause), ...])`. Thread-safe."""
 
     def __init__(self, listener: Listener, name: str | None) -> None:
         self._listener = listener
@@ -41,13 +42,13 @@ class Announcer:
         #: Exceptions that the listener raised.
         self.errors = 0
 
-    def __call__(self, key: Any, value: Any, cause: Cause) -> None:
-        """Tell of one event, or have the call that is under way in this thread tell of it next."""
+    def __call__(self, left: list[Event]) -> None:
+        """Tell of what has left, or have this thread's call that is under way tell of it next."""
         waiting = self._waiting
         if waiting.events is not None:
-            waiting.events.append((key, value, cause))
+            waiting.events.extend(left)
             return
-        events = waiting.events = deque([(key, value, cause)])
+        events = waiting.events = deque(left)
         try:
             while events:
                 self._tell(*events.popleft())
