@@ -692,31 +692,73 @@ cdef class Ready:
         """Nothing is open."""
 
 
+@cython.no_gc_clear
 cdef class Memo:
-    """A function whose results are kept in a cache. The hit path is native (_fast.h).
+    """A function whose results are kept in a cache: the base of what loading/ makes of functions.
 
-    Without keyword arguments, and if `key_of` is None, the key is made as functools.lru_cache makes it: one
-    exact str or int is its own key, else the tuple of the arguments. Whatever is no hit, or has keyword
-    arguments, or needs `key_of`, goes to `miss(key, args, kwargs)`: `key` is the key that was missed, or
-    `Memo.UNKNOWN`; `kwargs` is a dict or None. With `awaitable`, a hit gives a Ready. Not for direct use.
+    A call makes a key, reads, and on a miss runs the function or, unless it is `alone`, the method
+    `_miss(key, args, kwargs)`; all but the last is native (_fast.h). Not for direct use: a subclass, under
+    `@called_natively`, calls `_open()`, again only while nobody else has the memo. The garbage collector
+    leaves its fields alone: finalisers may call it.
     """
 
+    # The layout of memo_head in _fast.h.
     cdef void *vectorcall
     cdef readonly Cache cache
-    cdef readonly object key_of
-    cdef object miss
-    cdef int awaitable
+    cdef readonly object function
+    cdef object key_of      # makes the keys that the plan does not; None: it makes all, in the order of keywords
+    cdef object prefix      # first in every key; None: nothing
+    cdef tuple left_out     # what a call of `least` arguments leaves out
+    cdef object target      # takes the calls instead; None: nothing
+    cdef Py_ssize_t least, named, most  # arguments: the fewest, those that have names, the most
+    cdef int lone           # is a lone argument its own key?
+    cdef int typed          # do the types of the arguments count?
+    cdef int bound          # is the first argument an instance, of which its id() stands in the key?
+    cdef int alone          # does every miss run the function? Only with a cache that has no clock, no listener
     cdef dict __dict__
     cdef object __weakref__
 
-    UNKNOWN = MISSING
+    def _open(self, Cache cache not None, function, key_of, tuple plan not None, *, prefix=None,
+              bint typed=False, bint bound=False, bint alone=False, target=None):
+        """`plan` is (least, named, most, left_out, lone): it makes the keys of calls that have no keyword
+        and least to most arguments."""
+        self.cache, self.function, self.key_of, self.prefix = cache, function, key_of, prefix
+        self.least, self.named, self.most, self.left_out, self.lone = plan
+        self.typed, self.bound, self.alone, self.target = typed, bound, alone, target
+        fast_memo_open(self)
 
-    def __cinit__(self, Cache cache, miss, key_of=None, bint awaitable=False):
-        self.cache, self.miss, self.key_of, self.awaitable = cache, miss, key_of, awaitable
-        fast_memo(self)
+    def __call__(self, *args, **kwargs):
+        """Answer from the cache, or call the function."""
+        raise NotImplementedError  # fast_install_memo() puts the native call in its place
+
+    def cache_key(self, /, *args, **kwargs):
+        """The key under which the result of a call with these arguments is stored."""
+        return fast_memo_key(self, (*args, *kwargs.values()), tuple(kwargs))
+
+    def _load(self, key, tuple args, dict kwargs, ttl, tags, timeout):
+        """The cache's get_or_load() of a key that has just been missed."""
+        return self.cache._flights.load(self.cache, key, Call(self.function, args, kwargs), ttl, tags, timeout)
+
+    def _aload(self, key, tuple args, dict kwargs, ttl, tags, timeout):
+        """The same for a coroutine function; to be awaited."""
+        return self.cache._flights.aload(self.cache, key, Call(self.function, args, kwargs), ttl, tags, timeout)
 
     def __get__(self, instance, owner):
         return self if instance is None else MethodType(self, instance)
+
+
+cdef class Call:
+    """A call of a function, in the guise of a loader."""
+
+    cdef object function
+    cdef tuple args
+    cdef dict kwargs
+
+    def __cinit__(self, function, tuple args, dict kwargs):
+        self.function, self.args, self.kwargs = function, args, kwargs
+
+    def __call__(self, key):
+        return self.function(*self.args, **self.kwargs)
 
 
 # --- Iteration ---------------------------------------------------------------------------------
@@ -801,13 +843,18 @@ cdef class Walk:
 # --- The module --------------------------------------------------------------------------------
 
 fast_install(Cache)
-fast_install_memo(Memo, Ready, MISSING)
+fast_install_memo(Memo, MISSING)
 
 
 def describe(type cls):
     """Give a new subclass of Cache method descriptors of its own: calls specialise by exact type."""
     describe_methods(cls, Cache)
 
+
+def called_natively(type cls):
+    """Make calls of the instances of a new subclass of Memo as direct as Memo's own; returns `cls`."""
+    fast_memo_type(cls)
+    return cls
 
 
 # Cython leaves an empty module of its own behind; `import lapse` brings in nothing foreign.

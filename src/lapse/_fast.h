@@ -6,6 +6,7 @@
  * module starts, before any subclass or instance exists.
  *
  *   get, __getitem__, set, __setitem__     read.h and lapse_put() without argument parsing; set(k, v, tags=t)
+ *   Memo.__call__                          key and read of a cached function
  *   tp_traverse, tp_clear                  the table's own entries, by its gc bitmaps
  */
 #ifndef LAPSE_FAST_H
@@ -398,91 +399,174 @@ static PyObject *fast_gather_buffer(lapse_table *t, PyObject *keys, int64_t now,
     return out;
 }
 
-/* --- Memos --- */
+/* --- Memos: functions whose results are kept in a cache --- */
 
-/* How every Memo begins; _core.pyx declares the same fields first. */
+/* How every Memo begins; _core.pyx declares the same fields first, and says what they mean. */
 typedef struct {
     PyObject_HEAD
-    vectorcallfunc call;
-    PyObject *cache, *key_of, *miss;
-    int awaitable;
+    vectorcallfunc call; /* NULL until the memo is open */
+    PyObject *cache, *function, *key_of, *prefix, *left_out, *target;
+    Py_ssize_t least, named, most;
+    int lone, typed, bound, alone;
 } memo_head;
+
+enum { LONE_NEVER, LONE_PLAIN, LONE_ALWAYS }; /* is a lone argument its own key? */
 
 /* Written once, in fast_install_memo(). */
 static struct {
-    PyTypeObject *ready;
-    PyObject *unknown;
+    PyObject *absent; /* what no function returns; in a key, what stands before arguments with names */
+    PyObject *miss;   /* the interned name of the method that loads */
 } memos;
 
-/* The value of a key, by every way of reading; NULL without an exception: the miss path decides. */
-static PyObject *memo_value(PyObject *cache, PyObject *key) {
+static bool lone_key(const memo_head *m, PyObject *arg) {
+    return m->lone == LONE_ALWAYS ||
+           (m->lone == LONE_PLAIN && (PyUnicode_CheckExact(arg) || PyLong_CheckExact(arg)));
+}
+
+/* Put `n` objects into a new tuple from `at` on; where they end. */
+static Py_ssize_t tuple_add(PyObject *tuple, Py_ssize_t at, PyObject *const *items, Py_ssize_t n) {
+    for (Py_ssize_t i = 0; i < n; i++) PyTuple_SET_ITEM(tuple, at + i, Py_NewRef(items[i]));
+    return at + n;
+}
+
+/* A key of several parts, or of one that is not its own: the prefix, the arguments, those left out, the
+ * names and values of keywords, and the types of all that. `self`: the id() that stands for the first. */
+static NOINLINE PyObject *memo_tuple(const memo_head *m, PyObject *self, PyObject *const *args,
+                                     Py_ssize_t nargs, PyObject *names) {
+    Py_ssize_t given = (nargs < m->named ? nargs : m->named) - m->least;
+    Py_ssize_t left = PyTuple_GET_SIZE(m->left_out) - given, words = names ? PyTuple_GET_SIZE(names) : 0;
+    Py_ssize_t size = (m->prefix != Py_None) + nargs + left + (names ? 1 + 2 * words : 0), n = 0;
+    if (nargs == 0 && size == 1 && left == 1 && lone_key(m, PyTuple_GET_ITEM(m->left_out, given)))
+        return Py_NewRef(PyTuple_GET_ITEM(m->left_out, given));
+    PyObject *key = PyTuple_New(m->typed ? 2 * size : size);
+    if (key == NULL) return NULL;
+    if (m->prefix != Py_None) n = tuple_add(key, n, &m->prefix, 1);
+    if (self) n = tuple_add(key, n, &self, 1);
+    n = tuple_add(key, n, args + (self != NULL), nargs - (self != NULL));
+    if (left) n = tuple_add(key, n, &PyTuple_GET_ITEM(m->left_out, given), left);
+    if (names) n = tuple_add(key, n, &memos.absent, 1);
+    for (Py_ssize_t i = 0; i < words; i++) {
+        n = tuple_add(key, n, &PyTuple_GET_ITEM(names, i), 1);
+        n = tuple_add(key, n, args + nargs + i, 1);
+    }
+    for (Py_ssize_t i = 0; m->typed && i < size; i++) {
+        PyObject *type = (PyObject *)Py_TYPE(PyTuple_GET_ITEM(key, i));
+        n = tuple_add(key, n, &type, 1);
+    }
+    return key;
+}
+
+/* The key of a call. */
+INLINE PyObject *memo_key(const memo_head *m, PyObject *const *args, Py_ssize_t nargs, PyObject *names) {
+    bool planned = names ? m->key_of == Py_None : nargs >= m->least && nargs <= m->most && nargs >= m->bound;
+    if (UNLIKELY(!planned)) return PyObject_Vectorcall(m->key_of, args, (size_t)nargs, names);
+    if (LIKELY(nargs == 1 && names == NULL) && LIKELY(lone_key(m, args[0]))) return Py_NewRef(args[0]);
+    if (!m->bound) return memo_tuple(m, NULL, args, nargs, names);
+    PyObject *self = PyLong_FromVoidPtr(args[0]);
+    PyObject *key = self ? memo_tuple(m, self, args, nargs, names) : NULL;
+    Py_XDECREF(self);
+    return key;
+}
+
+/* A hit's value; NULL without an exception: a miss, which has been counted. `*hash` is that of the key if
+ * it was needed. */
+INLINE PyObject *memo_value(PyObject *cache, PyObject *key, Py_hash_t *hash) {
     PyObject *value = quick_value(cache, key);
     if (LIKELY(value != NULL)) return value;
     lapse_table *t = RELAXED(&((cache_head *)cache)->direct);
-    Py_hash_t hash = t ? fast_hash(key) : -1;
-    return hash == -1 ? NULL : read_fully(t, key, hash);
+    if (LIKELY(t != NULL)) {
+        *hash = fast_hash(key);
+        return *hash == -1 ? NULL : read_fully(t, key, *hash);
+    }
+    PyObject *args[2] = {key, memos.absent};
+    value = behind.get(cache, args, 2, NULL);
+    if (value == memos.absent) Py_CLEAR(value);
+    return value;
 }
 
-static PyObject *memo_key(PyObject *const *args, Py_ssize_t nargs) {
-    if (nargs == 1 && (PyUnicode_CheckExact(args[0]) || PyLong_CheckExact(args[0])))
-        return Py_NewRef(args[0]);
-    PyObject *key = PyTuple_New(nargs);
-    for (Py_ssize_t i = 0; key && i < nargs; i++) PyTuple_SET_ITEM(key, i, Py_NewRef(args[i]));
-    return key;
+/* Store what a call returned unless that is outdated, or another call has stored the key meanwhile. */
+static lapse_status memo_store(lapse_table *t, lapse_lease *lease, PyObject *key, Py_hash_t hash,
+                               PyObject *value) {
+    lapse_item there;
+    PyObject *replaced = NULL;
+    lapse_status status = lapse_peek(t, key, (uint64_t)hash, LAPSE_NATIVE, &there);
+    if (status == LAPSE_OK) lapse_release(&there, 1);
+    if (status != LAPSE_ABSENT && status != LAPSE_EXPIRED) return status;
+    status = lapse_fill(t, lease, value, LAPSE_DEFAULT, NULL, LAPSE_NATIVE, &replaced);
+    if (status == LAPSE_OK) Py_XDECREF(replaced);
+    return status;
+}
+
+/* Run the function, whoever else may be running it, and store the value unless the cache has been closed.
+ * The table outlives that: `owned` keeps it. */
+static NOINLINE PyObject *memo_run(const memo_head *m, PyObject *key, Py_hash_t hash, PyObject *const *args,
+                                   Py_ssize_t nargs, PyObject *names) {
+    lapse_table *t = ((cache_head *)m->cache)->owned;
+    lapse_lease *lease;
+    if (lapse_lease_take(t, key, (uint64_t)hash, &lease) != LAPSE_OK) return PyErr_NoMemory();
+    PyObject *value = PyObject_Vectorcall(m->function, args, (size_t)nargs, names);
+    bool wanted = value != NULL && fast_table(m->cache) != NULL;
+    lapse_status status = wanted ? memo_store(t, lease, key, hash, value) : LAPSE_OK;
+    lapse_lease_end(t, lease);
+    if (status == LAPSE_NO_MEMORY) PyErr_NoMemory();
+    if (UNLIKELY(value && PyErr_Occurred())) Py_CLEAR(value);
+    return value;
 }
 
 static PyObject *memo_keywords(PyObject *const *values, PyObject *names) {
     PyObject *kwargs = PyDict_New();
-    for (Py_ssize_t i = 0; kwargs && i < PyTuple_GET_SIZE(names); i++)
+    for (Py_ssize_t i = 0; kwargs && names && i < PyTuple_GET_SIZE(names); i++)
         if (PyDict_SetItem(kwargs, PyTuple_GET_ITEM(names, i), values[i]) < 0) Py_CLEAR(kwargs);
     return kwargs;
 }
 
-static NOINLINE PyObject *memo_miss(memo_head *m, PyObject *key, PyObject *const *args, Py_ssize_t nargs,
+/* self._miss(key, args, kwargs) */
+static NOINLINE PyObject *memo_miss(PyObject *self, PyObject *key, PyObject *const *args, Py_ssize_t nargs,
                                     PyObject *names) {
-    PyObject *value = NULL, *tuple = PyTuple_New(nargs);
-    PyObject *kwargs = names ? memo_keywords(args + nargs, names) : Py_NewRef(Py_None);
-    for (Py_ssize_t i = 0; tuple && i < nargs; i++) PyTuple_SET_ITEM(tuple, i, Py_NewRef(args[i]));
-    if (tuple && kwargs) value = PyObject_CallFunctionObjArgs(m->miss, key, tuple, kwargs, NULL);
+    PyObject *value = NULL, *tuple = PyTuple_New(nargs), *kwargs = memo_keywords(args + nargs, names);
+    if (tuple) tuple_add(tuple, 0, args, nargs);
+    if (tuple && kwargs) value = PyObject_CallMethodObjArgs(self, memos.miss, key, tuple, kwargs, NULL);
     Py_XDECREF(tuple);
     Py_XDECREF(kwargs);
     return value;
 }
 
-static PyObject *memo_ready(PyObject *value) {
-    PyObject *ready = PyObject_CallOneArg((PyObject *)memos.ready, value);
-    Py_DECREF(value);
-    return ready;
-}
-
 static PyObject *memo_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *names) {
-    memo_head *m = (memo_head *)self;
+    const memo_head *m = (memo_head *)self;
     Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
+    Py_hash_t hash = -1;
     if (names && PyTuple_GET_SIZE(names) == 0) names = NULL;
-    if (names || m->key_of != Py_None) return memo_miss(m, memos.unknown, args, nargs, names);
-    PyObject *key = memo_key(args, nargs);
-    if (key == NULL) return NULL;
-    PyObject *value = memo_value(m->cache, key);
-    if (LIKELY(value != NULL)) {
-        Py_DECREF(key);
-        return m->awaitable ? memo_ready(value) : value;
-    }
-    bool timed = RELAXED(&((cache_head *)m->cache)->direct) == NULL; /* not read yet */
-    if (!PyErr_Occurred()) value = memo_miss(m, timed ? memos.unknown : key, args, nargs, NULL);
+    PyObject *key = memo_key(m, args, nargs, names);
+    if (UNLIKELY(key == NULL)) return NULL;
+    PyObject *value = memo_value(m->cache, key, &hash);
+    if (UNLIKELY(value == NULL) && !PyErr_Occurred())
+        value = m->alone && hash != -1 ? memo_run(m, key, hash, args, nargs, names)
+                                       : memo_miss(self, key, args, nargs, names);
     Py_DECREF(key);
     return value;
 }
 
-static void fast_memo(PyObject *memo) { ((memo_head *)memo)->call = memo_call; }
+/* The key of a call, for those who do not call; `all` are the arguments, those with names at the end. */
+static PyObject *fast_memo_key(PyObject *self, PyObject *all, PyObject *names) {
+    Py_ssize_t words = PyTuple_GET_SIZE(names), nargs = PyTuple_GET_SIZE(all) - words;
+    return memo_key((memo_head *)self, &PyTuple_GET_ITEM(all, 0), nargs, words ? names : NULL);
+}
 
-static int fast_install_memo(PyTypeObject *type, PyTypeObject *ready, PyObject *unknown) {
-    memos.ready = (PyTypeObject *)Py_NewRef((PyObject *)ready);
-    memos.unknown = Py_NewRef(unknown);
-    type->tp_vectorcall_offset = offsetof(memo_head, call);
-    type->tp_call = PyVectorcall_Call;
+static PyObject *memo_hand_on(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *names) {
+    return PyObject_Vectorcall(((memo_head *)self)->target, args, nargsf, names);
+}
+
+/* The memo's fields are set: calls may come. */
+static void fast_memo_open(PyObject *self) {
+    memo_head *m = (memo_head *)self;
+    m->call = m->target == Py_None ? memo_call : memo_hand_on;
+}
+
+/* Calls of a new subclass, and of its instances as methods, take no detour: the interpreter does not
+ * let classes made by a `class` statement inherit this. */
+static void fast_memo_type(PyTypeObject *type) {
     type->tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR;
     PyType_Modified(type);
-    return 0;
 }
 
 /* --- Garbage collection --- */
@@ -539,6 +623,16 @@ static int fast_install(PyTypeObject *type) {
     behind.clear = type->tp_clear;
     type->tp_clear = cache_clear;
     return 0;
+}
+
+static int fast_install_memo(PyTypeObject *type, PyObject *absent) {
+    memos.absent = Py_NewRef(absent);
+    memos.miss = PyUnicode_InternFromString("_miss");
+    if (memos.miss == NULL) return -1;
+    type->tp_vectorcall_offset = offsetof(memo_head, call);
+    type->tp_call = PyVectorcall_Call;
+    fast_memo_type(type);
+    return rewrap(type, "__call__", (void *)PyVectorcall_Call);
 }
 
 #endif

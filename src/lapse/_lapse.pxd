@@ -188,8 +188,10 @@ cdef extern from "_labels.h":
 
 cdef extern from "_fast.h":
     int fast_install(type cache_type) except -1
-    int fast_install_memo(type memo_type, type ready_type, object unknown) except -1
-    void fast_memo(object memo)
+    int fast_install_memo(type memo_type, object absent) except -1
+    void fast_memo_type(type memo_type)
+    void fast_memo_open(object memo)
+    object fast_memo_key(object memo, tuple all, tuple names)
     lapse_table *fast_table(object cache)
     lapse_table *fast_close(object cache)
     object fast_gather(lapse_table *t, object keys, int64_t now, object missing)
