@@ -186,7 +186,7 @@ lapse_status lapse_tags_of(lapse_table *t, lapse_object *key, uint64_t hash, int
 lapse_status lapse_lease_take(lapse_table *t, lapse_object *key, uint64_t hash, lapse_lease **out);
 bool lapse_lease_holds(lapse_table *t, const lapse_lease *l, const lapse_tags *tags);
 lapse_status lapse_fill(lapse_table *t, lapse_lease *l, lapse_object *value, int64_t ttl,
-                        const lapse_tags *tags, int64_t now, lapse_object **replaced);
+                        const lapse_tags *tags, bool change, int64_t now, lapse_object **replaced);
 void lapse_lease_end(lapse_table *t, lapse_lease *l);
 
 /* --- Many at once, by key, pattern or tag --- */

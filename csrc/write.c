@@ -13,9 +13,10 @@
 typedef struct {
     const lapse_tags *tags;
     lapse_lease *lease;
+    bool change; /* the fill is a change of the key, too: other leases of it are outdated */
 } terms;
 
-static const terms NO_TERMS = {NULL, NULL};
+static const terms NO_TERMS = {NULL, NULL, false};
 
 /* --- Dates --- */
 
@@ -78,6 +79,7 @@ static lapse_status announce_put(lapse_table *t, const lookup *l, const record *
     fence_judged(&t->fence);
     if (!labelled) return LAPSE_NO_ROOM;
     fence_dismiss(&t->fence, with->lease);
+    if (with->change) key_changed(t, r->hash, r->e.key);
     return LAPSE_OK;
 }
 
@@ -215,7 +217,8 @@ lapse_status lapse_put_tagged(lapse_table *t, lapse_object *key, uint64_t hash, 
     record r = {.e = {key, value}, .hash = mix_hash(hash)};
     int64_t at = lapse_now(t, now);
     date_record(t, &r, ttl, at);
-    lapse_status status = put_record(t, &r, at, &(terms){tags && tags->n ? tags : NULL, NULL}, replaced);
+    lapse_status status =
+        put_record(t, &r, at, &(terms){tags && tags->n ? tags : NULL, NULL, false}, replaced);
     if (status == LAPSE_OK) COUNT(t, sets);
     return status;
 }
@@ -229,7 +232,8 @@ lapse_status lapse_put_item(lapse_table *t, const lapse_item *item, uint64_t has
                 .ttl = item->ttl,
                 .limit = item->limit,
                 .own = item->own_ttl};
-    return put_record(t, &r, lapse_now(t, now), &(terms){tags && tags->n ? tags : NULL, NULL}, replaced);
+    return put_record(t, &r, lapse_now(t, now), &(terms){tags && tags->n ? tags : NULL, NULL, false},
+                      replaced);
 }
 
 /* Store only if there is no live entry. ABSENT: stored. OK: there is one, and `*present` is a new
@@ -290,14 +294,15 @@ void lapse_lease_end(lapse_table *t, lapse_lease *l) {
     t->config.memory->drop(l);
 }
 
-/* Store what was loaded under a lease, unless a change has outdated it; it can be filled once. OK, OUTDATED,
+/* Store what was loaded under a lease, unless a change has outdated it; it can be filled once. A fill that
+ * is a `change` outdates the other leases of the key, as lapse_put() does. OK, OUTDATED,
  * NO_MEMORY, RAISED or BUSY. */
 lapse_status lapse_fill(lapse_table *t, lapse_lease *l, lapse_object *value, int64_t ttl,
-                        const lapse_tags *tags, int64_t now, lapse_object **replaced) {
+                        const lapse_tags *tags, bool change, int64_t now, lapse_object **replaced) {
     record r = {.e = {l->key, value}, .hash = l->hash};
     int64_t at = lapse_now(t, now);
     date_record(t, &r, ttl, at);
-    lapse_status status = put_record(t, &r, at, &(terms){tags && tags->n ? tags : NULL, l}, replaced);
+    lapse_status status = put_record(t, &r, at, &(terms){tags && tags->n ? tags : NULL, l, change}, replaced);
     if (status == LAPSE_OK) COUNT(t, sets);
     if (status == LAPSE_OUTDATED) {
         COUNT(t, fenced);

@@ -20,7 +20,7 @@ import lapse
 PACKAGE = Path(lapse.__file__).parent
 UNITS = {
     "_core": ["_core", "_queue"],
-    "flight": ["flight"],
+    "flight": ["flight", "flight_board", "flight_gates"],
     "caches": ["caches", "views", "sweeper", "forks", "events", "stats"],
     "loading": ["loading"],
     "invalidation": ["invalidation"],

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from typing import Any
 
 import pytest
 
 from lapse.flight_board import DROPPED, Flight, LoadCycleError, Run, Wait, board, inside
 from lapse.flight_gates import AGAIN, Outcome, ThreadGate
-from loads import Counting, everything_lands, run
+from loads import Call, Counting, everything_lands, run, waiting
+from support import KINDS, wait_until
 
 _ = pytest.fixture(autouse=True)(everything_lands)
 ME = threading.get_ident()
@@ -87,3 +89,61 @@ def test_a_flight_that_has_ended_holds_no_lease(cache):
     ]  # fmt: skip
     assert held
     assert all(flight.lease is None for flight in held)
+
+
+def test_a_shared_exception_does_not_grow():
+    """Each caller's traceback shows the loader's frames and his own, not those of the others."""
+    gates = [ThreadGate() for _ in range(5)]
+    with pytest.raises(ValueError, match="no") as caught:
+        Counting(ValueError("no"))("k")
+    for gate in gates:
+        gate.open(Outcome(None, caught.value, caught.tb))
+        with pytest.raises(ValueError, match="no") as again:
+            gate.take("k")
+        names = [frame.name for frame in traceback.extract_tb(again.value.__traceback__)]
+        assert names.count("take") == 1
+        assert names[-1] == "__call__"
+
+
+def test_what_the_leader_found_is_not_for_later_callers(kind):
+    """The leader finds a value, which is then invalidated: who comes after that loads anew."""
+    base, options = KINDS[kind]
+    steps = ["look", "lease"]
+    later: list[Call] = []
+
+    class Overtaken(base):
+        def lease(self, key, *, tags=()):
+            if steps[-1:] == ["lease"]:
+                steps.pop()
+                self.set(key, "old")
+            return super().lease(key, tags=tags)
+
+        def _look(self, key, default):
+            value = super()._look(key, default)
+            if steps[-1:] == ["look"]:
+                steps.pop()
+                self.delete(key)
+                later.append(Call(self.get_or_load, key, Counting()))
+                assert wait_until(lambda: waiting(self, key) or key in self)
+            return value
+
+    cache: Any = Overtaken(cleanup_interval=None, **options)
+    assert cache.get_or_load("k", Counting()) == "old"
+    assert later[0].result() == ("k", 1)
+
+
+def test_a_change_in_the_midst_costs_no_load(kind):
+    """A change after the leader's lease and before his look does not make him load in vain."""
+    base, options = KINDS[kind]
+    looks: list[Any] = []
+
+    class Overtaken(base):
+        def _look(self, key, default):
+            looks.append(key)
+            if len(looks) == 1:
+                self.delete(key)
+            return super()._look(key, default)
+
+    cache: Any = Overtaken(cleanup_interval=None, **options)
+    assert cache.get_or_load("k", Counting()) == ("k", 1)
+    assert "k" in cache

@@ -134,8 +134,8 @@ static void load(actor *a, uint32_t id) {
     value = value_of(id, version, &a->random);
     lapse_status status = LAPSE_OUTDATED;
     if (random_below(&a->random, 16)) /* a few are given up */
-        status =
-            lapse_fill(stage.t, l, &value->o, choose_ttl(a), tags_of(id, &both), now_on_stage(), &replaced);
+        status = lapse_fill(stage.t, l, &value->o, choose_ttl(a), tags_of(id, &both), false, now_on_stage(),
+                            &replaced);
     CHECK(status == LAPSE_OK || status == LAPSE_OUTDATED || status == LAPSE_BUSY);
     if (replaced) object_unref(replaced);
     ADD(status == LAPSE_OK ? &stage.filled : &stage.refused, 1);

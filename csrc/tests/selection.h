@@ -223,7 +223,7 @@ static void op_fill(world *w, source *from) {
     naive *n = &w->map[one->id];
     bool good = is_good(w, one, tags.bits);
     CHECK(lapse_lease_holds(w->t, one->l, &tags.list) == good);
-    lapse_status status = lapse_fill(w->t, one->l, value, ttl, &tags.list, w->now, &replaced);
+    lapse_status status = lapse_fill(w->t, one->l, value, ttl, &tags.list, false, w->now, &replaced);
     CHECK(status == (good ? LAPSE_OK : LAPSE_OUTDATED));
     one->outdated = true; /* used up */
     w->counters.fenced += !good;

@@ -22,7 +22,7 @@ static bool good(const lapse_lease *l, const lapse_tags *tags) { return lapse_le
 
 static lapse_status fill(lapse_lease *l, const lapse_tags *tags) {
     lapse_object *old = NULL;
-    lapse_status status = lapse_fill(stage.t, l, &other_value, LAPSE_NEVER, tags, stage.now, &old);
+    lapse_status status = lapse_fill(stage.t, l, &other_value, LAPSE_NEVER, tags, false, stage.now, &old);
     if (old) object_unref(old);
     return status;
 }
@@ -209,12 +209,15 @@ static void test_a_fill_is_a_write(void) {
     open_table(plain);
     put_all(1, 3, 10);
     lapse_lease *live = take(1), *expired = take(2), *fresh = take(3);
-    CHECK(lapse_fill(stage.t, live, &other_value, 100, NULL, stage.now, &old) == LAPSE_OK && old == &value);
+    CHECK(lapse_fill(stage.t, live, &other_value, 100, NULL, false, stage.now, &old) == LAPSE_OK &&
+          old == &value);
     object_unref(old);
     stage.now += 10;
-    CHECK(lapse_fill(stage.t, expired, &other_value, 100, NULL, stage.now, &old) == LAPSE_OK && old == NULL);
+    CHECK(lapse_fill(stage.t, expired, &other_value, 100, NULL, false, stage.now, &old) == LAPSE_OK &&
+          old == NULL);
     CHECK(stage.gone[LAPSE_BY_DEADLINE] == 1 && stage.why[2] == LAPSE_BY_DEADLINE);
-    CHECK(lapse_fill(stage.t, fresh, &other_value, 100, NULL, stage.now, &old) == LAPSE_OK && old == NULL);
+    CHECK(lapse_fill(stage.t, fresh, &other_value, 100, NULL, false, stage.now, &old) == LAPSE_OK &&
+          old == NULL);
     for (uint32_t id = 1; id <= 3; id++) {
         CHECK(lapse_get(stage.t, &keys[id], id, stage.now, &found) == LAPSE_OK && found == &other_value);
         object_unref(found);

@@ -263,6 +263,27 @@ static bool fill(uint32_t id) {
     return status == LAPSE_OK;
 }
 
+static void drop(uint32_t id) {
+    lapse_item removed;
+    lapse_status status = lapse_delete(w.t, &w.keys[id], hash_of(id), w.now, &removed);
+    CHECK((status == LAPSE_OK) == (w.used[id] > 0));
+    if (status == LAPSE_OK) lapse_release(&removed, 1);
+    lose_id(id);
+}
+
+/* An outdated load is not stored, and nothing makes way for it. */
+static void fill_in_vain(uint32_t id) {
+    lapse_lease *lease;
+    lapse_object *replaced;
+    size_t evicted = w.left[LAPSE_EVICTED];
+    CHECK(lapse_lease_take(w.t, &w.keys[id], hash_of(id), &lease) == LAPSE_OK);
+    drop(id);
+    lapse_status status = lapse_fill(w.t, lease, &w.values[0], LAPSE_NEVER, NULL, false, w.now, &replaced);
+    CHECK(status == (w.t->order.limit > 0 ? LAPSE_OUTDATED : LAPSE_OK));
+    CHECK(replaced == NULL && w.left[LAPSE_EVICTED] == evicted);
+    lapse_lease_end(w.t, lease);
+}
+
 static void get(uint32_t id) {
     lapse_object *value;
     lapse_status status = lapse_get(w.t, &w.keys[id], hash_of(id), w.now, &value);
@@ -301,14 +322,6 @@ static void touch(uint32_t id) {
     if (status == LAPSE_OK) use_id(id);
 }
 
-static void drop(uint32_t id) {
-    lapse_item removed;
-    lapse_status status = lapse_delete(w.t, &w.keys[id], hash_of(id), w.now, &removed);
-    CHECK((status == LAPSE_OK) == (w.used[id] > 0));
-    if (status == LAPSE_OK) lapse_release(&removed, 1);
-    lose_id(id);
-}
-
 static void pop_any(uint64_t *random) {
     lapse_item removed;
     uint64_t cursor = random_word(random);
@@ -341,7 +354,8 @@ static void random_step(uint64_t *random) {
     else if (what < 44) get(id);
     else if (what < 46) get_block(random);
     else if (what < 52) touch(id);
-    else if (what < 62) drop(id);
+    else if (what < 60) drop(id);
+    else if (what < 62) fill_in_vain(id);
     else if (what < 63) pop_any(random);
     else if (id == 0) CHECK(clear());
 }

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from datetime import timedelta
 from typing import Any, AnyStr, Final, TypeVar, overload
 
@@ -6,6 +6,7 @@ from _typeshed import SupportsItems
 from typing_extensions import Self, disjoint_base
 
 _K = TypeVar("_K")
+_T = TypeVar("_T")
 _V = TypeVar("_V")
 _D = TypeVar("_D")
 _Ttl = float | timedelta | None
@@ -34,6 +35,7 @@ class Cache(MutableMapping[_K, _V]):
         mode: int,
         options: dict[str, Any],
         announcer: Callable[[list[Any]], object] | None = None,
+        flights: Any = None,
     ) -> None: ...
     @overload
     def get(self, key: _K, default: None = None) -> _V | None: ...
@@ -91,9 +93,51 @@ class Cache(MutableMapping[_K, _V]):
     def invalidate_table(self, table: str | bytes) -> int: ...
     def _invalidate_keys(self, keys: Iterable[Any]) -> tuple[bytearray, dict[int, Exception]]: ...
     def _invalidate_patterns(self, patterns: Iterable[str | bytes]) -> list[int]: ...
+    def get_or_load(
+        self,
+        key: _K,
+        loader: Callable[[_K], _V],
+        ttl: _Ttl = None,
+        *,
+        tags: Iterable[str] = (),
+        timeout: float | None = None,
+    ) -> _V: ...
+    def _load(
+        self,
+        key: _K,
+        loader: Callable[[_K], _V],
+        ttl: _Ttl = None,
+        *,
+        tags: Iterable[str] = (),
+        timeout: float | None = None,
+    ) -> _V: ...
+    def aget_or_load(
+        self,
+        key: _K,
+        loader: Callable[[_K], Awaitable[_V] | _V],
+        ttl: _Ttl = None,
+        *,
+        tags: Iterable[str] = (),
+        timeout: float | None = None,
+    ) -> Awaitable[_V]: ...
+    def load_many(
+        self,
+        keys: Iterable[_K],
+        batch_loader: Callable[[list[_K]], Mapping[_K, _V]],
+        ttl: _Ttl = None,
+        *,
+        tags: Iterable[str] = (),
+        timeout: float | None = None,
+    ) -> dict[_K, _V]: ...
     def lease(self, key: _K, *, tags: Iterable[str] = ()) -> Lease: ...
     def fill(
-        self, lease: Lease, value: _V, ttl: _Ttl = None, *, tags: Iterable[str] = ()
+        self,
+        lease: Lease,
+        value: _V,
+        ttl: _Ttl = None,
+        *,
+        tags: Iterable[str] = (),
+        change: bool = False,
     ) -> bool: ...
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[_K]: ...
@@ -138,3 +182,46 @@ class Walk(Iterator[Any]):
 def describe(cls: type[Cache[Any, Any]]) -> None: ...
 
 build: dict[str, str | bool]
+
+@disjoint_base
+class Memo:
+    @property
+    def cache(self) -> Cache[Any, Any]: ...
+    @property
+    def function(self) -> Callable[..., Any]: ...
+    def _open(
+        self,
+        cache: Cache[Any, Any],
+        function: Callable[..., Any],
+        key_of: Callable[..., Any] | None,
+        plan: tuple[int, int, int, tuple[Any, ...], int],
+        *,
+        prefix: Any = None,
+        typed: bool = False,
+        bound: bool = False,
+        alone: bool = False,
+        target: Callable[..., Any] | None = None,
+    ) -> None: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def cache_key(self, /, *args: Any, **kwargs: Any) -> Any: ...
+    def _load(
+        self,
+        key: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        ttl: Any,
+        tags: Iterable[str],
+        timeout: float | None,
+    ) -> Any: ...
+    def _aload(
+        self,
+        key: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        ttl: Any,
+        tags: Iterable[str],
+        timeout: float | None,
+    ) -> Awaitable[Any]: ...
+    def __get__(self, instance: Any, owner: type | None, /) -> Any: ...
+
+def called_natively(cls: type[_T]) -> type[_T]: ...

@@ -454,12 +454,13 @@ cdef class Cache:
         """
         return Lease(self, key, frozenset() if tags is NO_TAGS else tags)
 
-    def fill(self, Lease lease not None, value, ttl=None, *, tags=NO_TAGS):
+    def fill(self, Lease lease not None, value, ttl=None, *, tags=NO_TAGS, bint change=False):
         """Store what was loaded under `lease`; False, and nothing is stored, if it is outdated.
 
         The entry bears the tags of the lease and `tags`. It is outdated if after the lease was taken the key
         was set, deleted, popped or incremented (deleting an absent key counts), a pattern that matches it or one of those tags was deleted, or the
-        cache was cleared; and once it has been filled. Atomic.
+        cache was cleared; and once it has been filled. With `change`, what is stored is new in the origin
+        too: other leases of the key are outdated, as by set(). Atomic.
         """
         cdef lapse_table *t = opened(self)
         cdef int64_t life = lifetime(ttl)
@@ -474,7 +475,7 @@ cdef class Cache:
                 tag_args_fill(&labels, both)
             elif lease.tags:
                 tag_args_fill(&labels, lease.tags)
-            return op_fill(t, lease.native, lease.key, value, life, &labels.tags, now_of(self))
+            return op_fill(t, lease.native, lease.key, value, life, &labels.tags, change, now_of(self))
         finally:
             tag_args_drop(&labels)
 

@@ -131,7 +131,7 @@ cdef extern from "lapse.h" nogil:
     lapse_status lapse_lease_take(lapse_table *t, PyObject *key, uint64_t hash, lapse_lease **out)
     bint lapse_lease_holds(lapse_table *t, const lapse_lease *lease, const lapse_tags *tags)
     lapse_status lapse_fill(lapse_table *t, lapse_lease *lease, PyObject *value, int64_t ttl,
-                            const lapse_tags *tags, int64_t now, PyObject **replaced)
+                            const lapse_tags *tags, bint change, int64_t now, PyObject **replaced)
     void lapse_lease_end(lapse_table *t, lapse_lease *lease)
 
     lapse_status lapse_erase_keys(lapse_table *t, size_t n, PyObject *const *keys, const uint64_t *hashes,

@@ -166,10 +166,10 @@ cdef inline bint op_delete(lapse_table *t, object key, int64_t now) except -1:
 
 
 cdef inline object op_fill(lapse_table *t, lapse_lease *lease, object key, object value, int64_t life,
-                           const lapse_tags *tags, int64_t now):
+                           const lapse_tags *tags, bint change, int64_t now):
     """Store what was loaded under a lease; False if it is outdated."""
     cdef PyObject *replaced = NULL
-    cdef lapse_status status = lapse_fill(t, lease, <PyObject *>value, life, tags, now, &replaced)
+    cdef lapse_status status = lapse_fill(t, lease, <PyObject *>value, life, tags, change, now, &replaced)
     if status == LAPSE_OUTDATED:
         return False
     if status != LAPSE_OK:

@@ -114,7 +114,7 @@ class Flights:
 
 def _tags(cache: Cache[Any, Any], key: Any, ttl: Any, tags: Iterable[str]) -> frozenset[str]:
     """The tags as a set. What is wrong with an argument is told before anything is loaded."""
-    if ttl is not None:
+    if ttl is not None and not callable(ttl):
         cache.touch_many((), ttl)  # touches nothing
     return frozenset() if tags == () else cache.lease(key, tags=tags).tags
 

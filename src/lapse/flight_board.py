@@ -136,8 +136,11 @@ class Flight:
     def store(self, cache: Cache[Any, Any], value: Any, ttl: Any) -> None:
         """Store what was loaded, unless a change has outdated it, or the cache has been closed."""
         assert self.lease is not None
+        life = ttl(value) if callable(ttl) else ttl
+        if callable(ttl) and life == 0:
+            return
         try:
-            cache.fill(self.lease, value, ttl)
+            cache.fill(self.lease, value, life)
         except RuntimeError:
             if not cache.closed:
                 raise
