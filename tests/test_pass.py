@@ -111,21 +111,21 @@ def test_what_stays_is_removed_beside_writers(way):
 
 
 def delete_and_store_meanwhile(make, first):
-    """A cache after a pass whose listener has deleted keys and stored others, of numbers from `first`."""
+    """A cache after a pass whose listener deleted keys and stored others; numbers from `first` on."""
     names = [f"k{first + n:08}" for n in range(400)]
-    fresh = {f"k{first + 500 + n:08}": n for n in range(270)}
-    gone = Counter()
+    gone: Counter[str] = Counter()
 
     def listener(key: str, value: Any, cause: str) -> None:
         gone[cause] += 1
         if cause == "pattern" and not gone["deleted"]:
             while names:
                 cache.delete(names.pop())
-        elif cause == "deleted" and gone[cause] == len(fresh):
-            cache.set_many(fresh, tags=["t"])
+        elif cause == "deleted" and gone[cause] == 270:  # what they made room for comes now
+            for n in range(270):
+                cache.set(f"k{first + 500 + n:08}", n, tags=["t"])
 
     cache = make(listener=listener)
-    cache.set_many({name: None for name in names}, tags=["t"])
+    cache.set_many(dict.fromkeys(names), tags=["t"])
     cache.delete_pattern("k*")
     return cache
 
