@@ -61,10 +61,21 @@ static bool make_arrays(lapse_fence *f, const lapse_memory *memory) {
 static uint32_t bucket_of(uint64_t hash) { return (uint32_t)hash & (FENCE_BUCKETS - 1); }
 static lapse_lock *lock_of(lapse_fence *f, uint32_t bucket) { return &f->stripes[bucket % FENCE_LOCKS].lock; }
 
-static void unlink_lease(lapse_fence *f, const lapse_lease *l) {
-    lapse_lease **link = &f->buckets[bucket_of(l->hash)];
-    while (*link != l) link = &(*link)->next;
-    STORE(link, l->next);
+static void link_lease(lapse_fence *f, lapse_lease *l) {
+    lapse_lease **first = &f->buckets[bucket_of(l->hash)];
+    l->good = true;
+    l->next = *first;
+    l->link = first;
+    if (l->next) l->next->link = &l->next;
+    STORE(first, l);
+}
+
+/* Take a lease out of its bucket: it is not good any more. */
+static void unlink_lease(lapse_fence *f, lapse_lease *l) {
+    l->good = false;
+    if (l->next) l->next->link = l->link;
+    STORE(l->link, l->next);
+    ADD(&f->out, (uint64_t)-1);
 }
 
 /* --- What has happened; under the fence's lock --- */
@@ -115,25 +126,26 @@ static bool tags_deleted_since(const lapse_fence *f, const lapse_tags *tags, uin
 
 /* --- Leases --- */
 
-static void set_state(lapse_fence *f, lapse_lease *l, lease_state state) {
+static bool is_good(lapse_fence *f, const lapse_lease *l) {
     lapse_lock *lock = lock_of(f, bucket_of(l->hash));
     lock_take(lock);
-    l->state = state;
+    bool good = l->good;
     lock_drop(lock);
+    return good;
 }
 
-static lease_state state_of(lapse_fence *f, const lapse_lease *l) {
+/* Forget a lease, filled or not. */
+void fence_dismiss(lapse_fence *f, lapse_lease *l) {
     lapse_lock *lock = lock_of(f, bucket_of(l->hash));
     lock_take(lock);
-    lease_state state = l->state;
+    if (l->good) unlink_lease(f, l);
     lock_drop(lock);
-    return state;
 }
 
 /* Let a lease in, whose key and hash are set. It is refused, without an error, when there are too many. OK or
  * NO_MEMORY. */
 lapse_status fence_admit(lapse_fence *f, const lapse_memory *memory, lapse_lease *l) {
-    l->state = LEASE_UNKNOWN;
+    l->good = false;
     if (!make_arrays(f, memory)) return LAPSE_NO_MEMORY;
     if (FETCH_ADD64(&f->out, 1) >= LEASES_MAX) {
         ADD(&f->out, (uint64_t)-1);
@@ -144,33 +156,20 @@ lapse_status fence_admit(lapse_fence *f, const lapse_memory *memory, lapse_lease
     lock_drop(&f->lock);
     uint32_t b = bucket_of(l->hash);
     lock_take(lock_of(f, b));
-    l->state = LEASE_GOOD;
-    l->next = f->buckets[b];
-    STORE(&f->buckets[b], l);
+    link_lease(f, l);
     lock_drop(lock_of(f, b));
     lock_take(&f->lock);
     bool late = covered_by_pass(f, l->key);
     lock_drop(&f->lock);
-    if (late) set_state(f, l, LEASE_OUTDATED);
+    if (late) fence_dismiss(f, l);
     return LAPSE_OK;
-}
-
-/* Forget a lease, filled or not. */
-void fence_dismiss(lapse_fence *f, lapse_lease *l) {
-    lapse_lock *lock = lock_of(f, bucket_of(l->hash));
-    lock_take(lock);
-    bool known = l->state != LEASE_UNKNOWN;
-    if (known) unlink_lease(f, l);
-    l->state = LEASE_UNKNOWN;
-    lock_drop(lock);
-    if (known) ADD(&f->out, (uint64_t)-1);
 }
 
 /* Is the lease good, for these tags too? If so the fence stays locked until fence_judged(): no pass and no
  * clear begins in between, so that it finds whatever has been done meanwhile. */
 bool fence_judge(lapse_fence *f, const lapse_lease *l, const lapse_tags *tags) {
     lock_take(&f->lock);
-    bool good = state_of(f, l) == LEASE_GOOD && f->cleared <= l->born && !covered_by_pass(f, l->key) &&
+    bool good = is_good(f, l) && f->cleared <= l->born && !covered_by_pass(f, l->key) &&
                 !tags_deleted_since(f, tags, l->born);
     if (!good) lock_drop(&f->lock);
     return good;
@@ -185,9 +184,10 @@ void fence_mark_key(lapse_fence *f, uint64_t hash, lapse_object *key) {
     uint32_t b = bucket_of(hash);
     if (ACQUIRE(&f->buckets) == NULL) return; /* the first lease is being made, and is younger */
     lock_take(lock_of(f, b));
-    for (lapse_lease *l = f->buckets[b]; l; l = l->next)
-        if (l->hash == hash && (l->key == key || object_same(l->key, key) != DIFFERENT))
-            l->state = LEASE_OUTDATED;
+    for (lapse_lease *next, *l = f->buckets[b]; l; l = next) {
+        next = l->next;
+        if (l->hash == hash && (l->key == key || object_same(l->key, key) != DIFFERENT)) unlink_lease(f, l);
+    }
     lock_drop(lock_of(f, b));
 }
 
@@ -215,9 +215,10 @@ static uint32_t mark_bucket(lapse_fence *f, const fence_pass *p, uint32_t b) {
     lapse_text text;
     uint32_t n = 0;
     lock_take(lock_of(f, b));
-    for (lapse_lease *l = f->buckets[b]; l; l = l->next, n++)
-        if (l->state == LEASE_GOOD && object_text(l->key, &text) && pass_covers_key(p, &text))
-            l->state = LEASE_OUTDATED;
+    for (lapse_lease *next, *l = f->buckets[b]; l; l = next, n++) {
+        next = l->next;
+        if (object_text(l->key, &text) && pass_covers_key(p, &text)) unlink_lease(f, l);
+    }
     lock_drop(lock_of(f, b));
     return n;
 }

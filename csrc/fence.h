@@ -1,6 +1,6 @@
 /* The fence: what keeps a load that began before a change from storing what it read before it.
  *
- *   buckets[hash]   ──► lease ──► lease        leases that are out, by the mixed hash of their key
+ *   buckets[hash]   ──► lease ──► lease        good leases, by the mixed hash of their key
  *   events          ring of (sequence, tag)    the last tags deleted
  *   passes          ──► pass ──► pass          passes that are under way
  *
@@ -19,7 +19,7 @@
  * their own comparison must not run under a lock: a load may then be refused in vain, and costs a miss.
  *
  * Invariants
- *   1. A lease is in a bucket exactly while its state is not LEASE_UNKNOWN; `out` counts them.
+ *   1. A lease is in a bucket exactly while it is good; `out` counts them.
  *   2. A tag deleted while leases are out is in `events`, or its number is not above `forgotten`.
  *
  * Threads: a bucket's leases belong to the holder of its lock, and so do their states; the rest belongs to
@@ -40,18 +40,12 @@
 
 static_assert(FENCE_BUCKETS % FENCE_LOCKS == 0 && (FENCE_BUCKETS & (FENCE_BUCKETS - 1)) == 0, "masks");
 
-typedef enum {
-    LEASE_UNKNOWN, /* in no bucket: refused, filled, or ended */
-    LEASE_GOOD,
-    LEASE_OUTDATED
-} lease_state;
-
 struct lapse_lease {
     uint64_t hash; /* mixed */
     uint64_t born; /* the sequence when it was taken */
     lapse_object *key; /* borrowed: whoever holds the lease holds it */
-    lapse_lease *next;
-    lease_state state;
+    lapse_lease *next, **link; /* of its bucket: the next, and what points here */
+    bool good; /* not refused, outdated, filled or ended */
 };
 
 typedef struct {

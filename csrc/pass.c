@@ -22,6 +22,7 @@
 #define INDEX_SHARE 8u     /* walk a label if it has at most one entry in so many */
 #define BUILD_ROOM 4096u   /* nodes that the index gets at a time while it is built */
 #define ROUTES 64u         /* patterns that one step looks up */
+#define PATTERNS_STEP 16u  /* patterns that a segment's keys are compared with in one step */
 #define GROUPS_AHEAD 3u    /* keys are fetched so many groups before they are looked into */
 #define NO_GIST UINT64_C(1) /* of a key without text: of no length, and looked into at worst */
 #define TEXT_AT 16u        /* where the parts of a str that are looked into begin */
@@ -42,6 +43,8 @@ struct lapse_pass {
     uint32_t walks_n;
     label_walk walks[WALKS];
     uint64_t cursor, epoch; /* of a build or of the walk over the table; of the build */
+    size_t chunk;  /* of these patterns, those that the segment at the cursor has been compared with */
+    uint64_t last; /* the last hash that all of these comparisons have covered */
     bool at_end;   /* the walk over the table has come to the last segment */
     size_t rest_n;
     size_t due_n, due_room;
@@ -98,14 +101,15 @@ const uint64_t *lapse_pass_counts(const lapse_pass *p) { return p->counts; }
 
 /* --- One entry; under its segment's lock --- */
 
-/* The slot that holds this very key object, or none: UINT32_MAX. */
+/* The slot that holds this very key object with this very hash, or none: UINT32_MAX. The object may have been freed
+ * since it was found, and its address be another key's, which is due too or is not, but is never mistaken. */
 static uint32_t slot_of(const segment *s, member m) {
     uint32_t g = hash_group(m.hash, s->groups);
     for (uint32_t n = s->groups; n > 0; n--, g = next_group(s, g)) {
         group ctrl = group_load(s->ctrl + g * GROUP_SLOTS);
         for (group_mask f = group_match(ctrl, hash_tag(m.hash)); f; f &= f - 1) {
             uint32_t slot = g * GROUP_SLOTS + mask_slot(f);
-            if (entry_at(s, slot)->key == m.key) return slot;
+            if (entry_at(s, slot)->key == m.key && *hash_at(s, slot) == m.hash) return slot;
         }
         if (group_empty(ctrl)) break;
     }
@@ -343,15 +347,31 @@ static void build_step(lapse_pass *p) {
 
 /* --- The walk over the table --- */
 
-/* The first of the patterns that matches, or n. */
+static size_t chunk_end(const lapse_pass *p) {
+    return p->rest_n - p->chunk < PATTERNS_STEP ? p->rest_n : p->chunk + PATTERNS_STEP;
+}
+
+/* On to the next patterns or, after the last, behind what all of them have been compared with: the segment may have
+ * been split or merged in between. */
+static void next_chunk(lapse_pass *p, const segment *s) {
+    uint64_t last = segment_last_hash(s);
+    if (p->chunk == 0 || last < p->last) p->last = last;
+    p->chunk = chunk_end(p);
+    if (p->chunk < p->rest_n) return;
+    p->chunk = 0;
+    p->cursor = p->last + 1;
+    p->at_end = p->cursor == 0;
+}
+
+/* The first of the chunk's patterns that matches, or n. */
 INLINE size_t first_match(const lapse_pass *p, const lapse_text *text) {
-    for (size_t i = 0; i < p->rest_n; i++)
+    for (size_t i = p->chunk; i < chunk_end(p); i++)
         if (pattern_matches(p->patterns[p->rest[i]], text)) return p->rest[i];
     return p->n;
 }
 
 static bool gist_allows(const lapse_pass *p, uint64_t gist) {
-    for (size_t i = 0; i < p->rest_n; i++)
+    for (size_t i = p->chunk; i < chunk_end(p); i++)
         if ((gist & p->gists[i].mask) == p->gists[i].value) return true;
     return false;
 }
@@ -425,7 +445,7 @@ static lapse_status find_step(lapse_pass *p) {
     if (enough && gists) {
         if (p->by_gist && s->gists_known) find_by_gist(p, s);
         else find_by_text(p, s);
-        p->at_end = !advance(&p->cursor, s);
+        next_chunk(p, s);
     }
     lock_drop(&s->lock);
     if (!gists) make_gists(p);

@@ -176,3 +176,15 @@ def test_a_pass_that_a_fork_leaves_behind(call):
     """In the child nobody ends it: what it covers can be loaded there all the same."""
     run = run_python(FORK.replace("{call}", call), "-W", "ignore")
     assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_outdated_leases_make_room(make):
+    """Only good leases count: many of one key are outdated at once, and others honoured then."""
+    cache = make()
+    stampede = [cache.lease("k") for _ in range(65_536)]
+    assert not cache.fill(cache.lease("other"), 1)
+    cache.set("k", 1)
+    assert all(lease.outdated for lease in stampede)
+    assert all(cache.fill(cache.lease(n), n) for n in range(100))
+    stampede.clear()
+    assert cache._check()

@@ -108,3 +108,32 @@ def test_what_stays_is_removed_beside_writers(way):
 
     in_threads(work, 3)
     check(cache)
+
+
+def delete_and_store_meanwhile(make, first):
+    """A cache after a pass whose listener deleted keys and stored others; numbers from `first` on."""
+    names = [f"k{first + n:08}" for n in range(400)]
+    gone: Counter[str] = Counter()
+
+    def listener(key: str, value: Any, cause: str) -> None:
+        gone[cause] += 1
+        if cause == "pattern" and not gone["deleted"]:
+            while names:
+                cache.delete(names.pop())
+        elif cause == "deleted" and gone[cause] == 270:  # what they made room for comes now
+            for n in range(270):
+                cache.set(f"k{first + 500 + n:08}", n, tags=["t"])
+
+    cache = make(listener=listener)
+    cache.set_many(dict.fromkeys(names), tags=["t"])
+    cache.delete_pattern("k*")
+    return cache
+
+
+def test_a_key_that_takes_the_place_of_another(make):
+    """A key stored meanwhile may have the address of one that went: it is not mistaken for it."""
+    for trial in range(150):
+        cache = delete_and_store_meanwhile(make, trial * 1000)
+        check(cache)
+        left = len(cache)
+        assert cache.delete_tag("t") == left
