@@ -111,7 +111,7 @@ def test_what_stays_is_removed_beside_writers(way):
 
 
 def delete_and_store_meanwhile(make, first):
-    """A cache after a pass whose listener deleted keys and stored others; numbers from `first` on."""
+    """A cache after a pass whose listener deleted keys and stored others, from `first` on."""
     names = [f"k{first + n:08}" for n in range(400)]
     gone: Counter[str] = Counter()
 
