@@ -402,14 +402,15 @@ lapse_status lapse_peek(lapse_table *t, lapse_object *key, uint64_t hash, int64_
 size_t lapse_len(lapse_table *t, int64_t now) {
     size_t live = 0;
     int64_t at = lapse_now(t, now);
-    for (uint64_t cursor = 0;;) {
+    for (uint64_t cursor = 0, more = 1; more;) {
         segment *s = lock_segment(t, cursor);
         live += segment_count_live(s, at);
-        uint64_t last = segment_last_hash(s);
+        cursor = segment_last_hash(s) + 1;
         lock_drop(&s->lock);
-        if (last == UINT64_MAX) return live;
-        cursor = last + 1;
+        more = cursor != 0;
     }
+    /* Segments are counted one after the other: an entry that makes way may be counted, and the other one too. */
+    return t->order.on && live > t->order.limit ? (size_t)t->order.limit : live;
 }
 
 size_t lapse_segments(const lapse_table *t) { return RELAXED(&t->segments); }

@@ -173,6 +173,7 @@ static lapse_status make_way(lapse_table *t, const terms *with, lapse_status ver
     }
     size_t tags = with->tags ? with->tags->n : 0;
     if (t->order.on && order_make_room(&t->order, t->config.memory) != LAPSE_OK) return LAPSE_NO_MEMORY;
+    if (tags == 0 && !RELAXED(&t->index.active)) return LAPSE_OK;
     return index_make_room(&t->index, t->config.memory, 2 * (tags + PREFIX_DEPTHS));
 }
 
@@ -301,6 +302,12 @@ lapse_status lapse_fill(lapse_table *t, lapse_lease *l, lapse_object *value, int
                         const lapse_tags *tags, bool change, int64_t now, lapse_object **replaced) {
     record r = {.e = {l->key, value}, .hash = l->hash};
     int64_t at = lapse_now(t, now);
+    *replaced = NULL;
+    if (t->order.on && !in_vain(t) && !lapse_lease_holds(t, l, tags)) { /* nothing makes way for it */
+        COUNT(t, fenced);
+        fence_dismiss(&t->fence, l);
+        return LAPSE_OUTDATED;
+    }
     date_record(t, &r, ttl, at);
     lapse_status status = put_record(t, &r, at, &(terms){tags && tags->n ? tags : NULL, l, change}, replaced);
     if (status == LAPSE_OK) COUNT(t, sets);

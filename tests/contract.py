@@ -374,7 +374,7 @@ class Contract(Fixtures):
 class OptionContract(Fixtures):
     """What the constructors accept."""
 
-    @pytest.mark.parametrize("option", ["maxsize", "policy", "weigher"])
+    @pytest.mark.parametrize("option", ["weigher"])
     def test_options_to_come(self, make, option):
         """Options that are not built yet say so instead of being ignored."""
         with pytest.raises(NotImplementedError):

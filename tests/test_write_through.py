@@ -12,6 +12,7 @@ import os
 import random
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any
 
@@ -453,6 +454,17 @@ def test_every_interleaving(actors: str) -> None:
         stage.cache.close()
 
 
+class Yielding(MappingSource):
+    """A source that lets other threads run when it has stored a value."""
+
+    __slots__ = ()
+
+    def write(self, key: Any, value: Any) -> bool:
+        done = super().write(key, value)
+        time.sleep(0)
+        return done
+
+
 @pytest.fixture
 def _switch_often() -> Iterator[None]:
     """With a GIL, threads take turns every few microseconds."""
@@ -466,7 +478,7 @@ def _switch_often() -> Iterator[None]:
 def test_threads_agree_in_the_end() -> None:
     """Whatever threads write, delete and load, the cache ends with the source's value, or none."""
     cache: Any = TTLCache(60, None)
-    source = MappingSource(dict.fromkeys(range(4), -1))
+    source = Yielding(dict.fromkeys(range(4), -1))
     through = WriteThroughInvalidation(cache, source)
     start = threading.Barrier(6)
 

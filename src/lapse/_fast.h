@@ -492,7 +492,7 @@ static lapse_status memo_store(lapse_table *t, lapse_lease *lease, PyObject *key
     lapse_status status = lapse_peek(t, key, (uint64_t)hash, LAPSE_NATIVE, &there);
     if (status == LAPSE_OK) lapse_release(&there, 1);
     if (status != LAPSE_ABSENT && status != LAPSE_EXPIRED) return status;
-    status = lapse_fill(t, lease, value, LAPSE_DEFAULT, NULL, LAPSE_NATIVE, &replaced);
+    status = lapse_fill(t, lease, value, LAPSE_DEFAULT, NULL, false, LAPSE_NATIVE, &replaced);
     if (status == LAPSE_OK) Py_XDECREF(replaced);
     return status;
 }

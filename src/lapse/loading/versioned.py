@@ -169,9 +169,10 @@ class VersionBasedInvalidation(Backed):
 
     def stats(self) -> VersionStats:
         """What came of the calls so far."""
+        known = len(self._known)
         with self._lock:
-            counted = [self._counts[field] for field in VersionStats._fields[:-1]]
-        return VersionStats(*counted, len(self._known))
+            counts = dict.fromkeys(VersionStats._fields, 0) | self._counts | {"known": known}
+        return VersionStats(**counts)
 
     # --- The source ---
 
