@@ -353,7 +353,7 @@ def test_partials_and_a_timeout(source):
     async def main() -> None:
         assert await f(2) == "old"
         source.hold()
-        with pytest.raises(asyncio.TimeoutError):
+        with pytest.raises(TimeoutError):
             await f(3)
 
     run(main())
