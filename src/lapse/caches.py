@@ -269,8 +269,8 @@ class TTLCache(ExpiringCache[K, V]):
         policy: "lru", or None, which means the same in this version.
         weigher: not available in this version.
         listener: called as `listener(key, value, cause)` after an entry, or a value, has left;
-            cause is replaced, deleted, pattern, tag, cleared, expired or early. Its exceptions
-            are logged.
+            cause is replaced, deleted, pattern, tag, cleared, expired, early or evicted. Its
+            exceptions are logged.
         jitter: 0 <= jitter < 1; each lifetime is multiplied by a draw from (1 - jitter, 1].
         clock: a callable that returns monotonic seconds; None = the native clock.
         name: shown in statistics.
