@@ -59,7 +59,11 @@ def gcc() -> dict[str, list[str]]:
     elif not SANITIZE:
         hardening = ["-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
         compile_args += ["-g0", *hardening]
-    return {"extra_compile_args": compile_args, "extra_link_args": link_args}
+    return {
+        "extra_compile_args": compile_args,
+        "extra_link_args": link_args,
+        "libraries": ["m"],
+    }
 
 
 if SANITIZE and SANITIZE not in SANITIZERS:

@@ -8,8 +8,12 @@
  *   RELAXED(p)   load, no order                          STORE(p, v)    store, no order
  *   READ_FENCE() earlier loads stay before later loads   WRITE_FENCE()  earlier stores before later stores
  *   ADD(p, n)    relaxed read-modify-write               FULL_FENCE()   nothing passes it
+ *   PUBLISH_ADD(p, n)   the same; earlier accesses stay before
  *   COMPARE_SWAP64(p, seen, v)   relaxed: store v if *p is still `seen`; was it?
  *   PAUSE()      a hint inside a spin
+ *
+ * With LAPSE_YIELD a test is the machine (csrc/tests/machine.h): before every access another thread may go
+ * on, and what may be reordered is.
  */
 #ifndef LAPSE_ATOMICS_H
 #define LAPSE_ATOMICS_H
@@ -30,6 +34,7 @@
 #  define PUBLISH(p, v) ((void)(*(p) = (v)))
 #  define STORE(p, v) ((void)(*(p) = (v)))
 #  define ADD(p, n) ((void)(*(p) += (n)))
+#  define PUBLISH_ADD(p, n) ADD(p, n)
 #  define FETCH_ADD64(p, n) ((*(p) += (n)) - (n))
 #  define COMPARE_SWAP64(p, seen, v) (*(p) == (seen) ? (*(p) = (v), 1) : 0)
 #  define READ_FENCE() ((void)0)
@@ -37,12 +42,35 @@
 #  define FULL_FENCE() ((void)0)
 #  define PAUSE() ((void)0)
 
+#elif defined(LAPSE_YIELD)
+#  include <stddef.h>
+void lapse_yield(void);
+void lapse_wait(void);
+uint64_t lapse_load(const void *word, size_t bytes, int acquires);
+void lapse_store(void *word, size_t bytes, int releases); /* about to happen */
+void lapse_read_fence(void);
+void lapse_write_fence(void);
+void lapse_full_fence(void);
+#  define ACQUIRE(p) ((__typeof__(*(p)))lapse_load((p), sizeof *(p), 1))
+#  define RELAXED(p) ((__typeof__(*(p)))lapse_load((p), sizeof *(p), 0))
+#  define PUBLISH(p, v) (lapse_store((p), sizeof *(p), 1), (void)(*(p) = (v)))
+#  define STORE(p, v) (lapse_store((p), sizeof *(p), 0), (void)(*(p) = (v)))
+#  define ADD(p, n) ((void)(*(p) += (n)))
+#  define PUBLISH_ADD(p, n) ADD(p, n)
+#  define FETCH_ADD64(p, n) (lapse_yield(), (*(p) += (n)) - (n))
+#  define COMPARE_SWAP64(p, seen, v) (lapse_yield(), *(p) == (seen) ? (*(p) = (v), 1) : 0)
+#  define READ_FENCE() lapse_read_fence()
+#  define WRITE_FENCE() lapse_write_fence()
+#  define FULL_FENCE() lapse_full_fence()
+#  define PAUSE() lapse_wait()
+
 #elif defined(__GNUC__) || defined(__clang__)
 #  define ACQUIRE(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #  define RELAXED(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #  define PUBLISH(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 #  define STORE(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
 #  define ADD(p, n) ((void)__atomic_fetch_add((p), (n), __ATOMIC_RELAXED))
+#  define PUBLISH_ADD(p, n) ((void)__atomic_fetch_add((p), (n), __ATOMIC_RELEASE))
 #  define FETCH_ADD64(p, n) __atomic_fetch_add((p), (n), __ATOMIC_RELAXED)
 static inline int lapse_compare_swap64(uint64_t *p, uint64_t seen, uint64_t v) {
     return __atomic_compare_exchange_n(p, &seen, v, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
@@ -82,6 +110,7 @@ static __forceinline uint64_t lapse_after_load64(uint64_t v) {
       } while (0)
 #  define FETCH_ADD64(p, n) ((uint64_t)_InterlockedExchangeAdd64((volatile long long *)(p), (long long)(n)))
 #  define ADD(p, n) ((void)FETCH_ADD64(p, n))
+#  define PUBLISH_ADD(p, n) ADD(p, n)
 static __forceinline int lapse_compare_swap64(uint64_t *p, uint64_t seen, uint64_t v) {
     return (uint64_t)_InterlockedCompareExchange64((volatile long long *)p, (long long)v, (long long)seen) ==
            seen;

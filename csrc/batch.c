@@ -64,13 +64,14 @@ static void trace_values(const lapse_block *b, trace *at) {
 static lapse_status take_traced(lapse_table *t, const trace *at, int64_t coarse, int64_t now,
                                 lapse_object **value) {
     if (at->known != LAPSE_OK) return at->known;
-    if (at->s->nodes) return LAPSE_MORE;
+    if (at->s->nodes && !t->duel.on) return LAPSE_MORE;
     int64_t deadline = *deadline_at(at->s, at->slot);
     if (deadline != LAPSE_NEVER) {
         if (t->mode != LAPSE_FIXED) return LAPSE_MORE;
         if (now == LAPSE_NATIVE ? deadline - coarse <= t->slack : deadline <= now) return LAPSE_MORE;
     }
     object_ref(*value = entry_at(at->s, at->slot)->value);
+    note_use(t, at->s, at->slot);
     return LAPSE_OK;
 }
 
@@ -81,6 +82,10 @@ void lapse_get_block(lapse_table *t, const lapse_block *keys, int64_t now, lapse
     trace at[LAPSE_BLOCK];
     size_t hits = 0, misses = 0;
     int64_t coarse = now == LAPSE_NATIVE ? clock_coarse() : 0;
+    if (UNLIKELY(t->storms > 0)) {
+        for (size_t i = 0; i < keys->n; i++) found[i] = LAPSE_MORE;
+        return;
+    }
     trace_hashes(keys->n, keys->hashes, at);
     trace_segments(t, keys->n, at);
     trace_groups(keys->n, at);

@@ -64,7 +64,7 @@ static lapse_status erase_locked(erasure *e, segment *s, lapse_object *key, uint
     if (status == LAPSE_MORE) return status;
     if (RELAXED(&e->t->fence.out) > 0) fence_mark_key(&e->t->fence, h, key);
     if (status == LAPSE_ABSENT) return LAPSE_OK;
-    *erased = !passed(*deadline_at(s, slot), e->at);
+    *erased = !passed(*deadline_at(s, slot), e->at) && !table_dooms(e->t, s, slot);
     table_take(e->t, s, slot, h, &e->removed[e->n++]);
     return LAPSE_OK;
 }

@@ -80,7 +80,10 @@ static void unlink_lease(lapse_fence *f, lapse_lease *l) {
 
 /* --- What has happened; under the fence's lock --- */
 
+static bool is_of_tag(const fence_pass *p) { return p->n == 0 && p->prefixes == NULL; }
+
 static bool pass_covers_key(const fence_pass *p, const lapse_text *key) {
+    if (p->prefixes) return prefixes_find(p->prefixes, key) != NO_PREFIX;
     for (size_t i = 0; i < p->n; i++)
         if (pattern_matches(p->patterns[i], key)) return true;
     return false;
@@ -106,7 +109,7 @@ static void write_event(lapse_fence *f, uint64_t tag) {
 static bool tag_deleted_since(const lapse_fence *f, uint64_t tag, uint64_t born) {
     uint64_t kept = f->written < FENCE_EVENTS ? f->written : FENCE_EVENTS;
     for (const fence_pass *p = f->passes; p; p = p->next)
-        if (p->n == 0 && p->tag == tag) return true;
+        if (is_of_tag(p) && p->tag == tag) return true;
     for (uint64_t i = f->written; i > f->written - kept; i--) {
         const fence_event *e = &f->events[(i - 1) % FENCE_EVENTS];
         if (e->sequence <= born) return false;
@@ -205,7 +208,7 @@ void fence_cleared(lapse_fence *f) {
 void fence_pass_begin(lapse_fence *f, fence_pass *p) {
     p->bucket = 0;
     lock_take(&f->lock);
-    if (p->n == 0) write_event(f, p->tag);
+    if (is_of_tag(p)) write_event(f, p->tag);
     p->next = f->passes;
     f->passes = p;
     lock_drop(&f->lock);
@@ -227,8 +230,9 @@ static uint32_t mark_bucket(lapse_fence *f, const fence_pass *p, uint32_t b) {
 bool fence_pass_step(lapse_fence *f, fence_pass *p) {
     uint32_t looked = 0, end = p->bucket + STEP_BUCKETS;
     lapse_lease **buckets = ACQUIRE(&f->buckets); /* acquire: pairs with PUBLISH in make_arrays() */
-    if (p->n == 0 || buckets == NULL || RELAXED(&f->out) == 0) return false;
-    uint32_t most = p->n < STEP_LEASES ? STEP_LEASES / (uint32_t)p->n : 1;
+    if (is_of_tag(p) || buckets == NULL || RELAXED(&f->out) == 0) return false;
+    size_t comparisons = p->prefixes ? 1 : p->n;
+    uint32_t most = comparisons < STEP_LEASES ? STEP_LEASES / (uint32_t)comparisons : 1;
     for (; p->bucket < FENCE_BUCKETS && p->bucket < end && looked < most; p->bucket++)
         if (RELAXED(&buckets[p->bucket])) looked += mark_bucket(f, p, p->bucket);
     return p->bucket < FENCE_BUCKETS;
@@ -241,11 +245,50 @@ bool fence_abandon_passes(lapse_fence *f) {
     return some;
 }
 
-void fence_pass_end(lapse_fence *f, fence_pass *p) {
+/* False: a fork has ended it before. */
+bool fence_pass_end(lapse_fence *f, fence_pass *p) {
     lock_take(&f->lock);
-    if (p->n == 0) write_event(f, p->tag);
+    if (is_of_tag(p)) write_event(f, p->tag);
     fence_pass **link = &f->passes;
     while (*link && *link != p) link = &(*link)->next;
-    if (*link) *link = p->next; /* a fork may have ended it before */
+    bool there = *link != NULL;
+    if (there) *link = p->next;
     lock_drop(&f->lock);
+    return there;
+}
+
+/* --- Storms; under the lock of the key's segment --- */
+
+/* The storm that covers the key, and whose walk has not come to its hash; *number: of the prefix that does. */
+static fence_pass *storm_over(const lapse_fence *f, uint64_t hash, const lapse_text *key, uint32_t *number) {
+    for (fence_pass *p = f->passes; p; p = p->next) {
+        if (p->prefixes == NULL || RELAXED(&p->over) || hash < RELAXED(&p->reached)) continue;
+        *number = prefixes_find(p->prefixes, key);
+        if (*number != NO_PREFIX) return p;
+    }
+    return NULL;
+}
+
+/* Is an entry of this key to be taken for absent? */
+bool fence_dooms(lapse_fence *f, uint64_t hash, lapse_object *key) {
+    lapse_text text;
+    uint32_t number;
+    if (!object_text(key, &text)) return false;
+    lock_take(&f->lock);
+    bool doomed = storm_over(f, hash, &text, &number) != NULL;
+    lock_drop(&f->lock);
+    return doomed;
+}
+
+/* The same for who then takes the entry out: it is counted for the storm, which began at `*at`. */
+bool fence_strikes(lapse_fence *f, uint64_t hash, lapse_object *key, int64_t deadline, int64_t *at) {
+    lapse_text text;
+    uint32_t number;
+    if (!object_text(key, &text)) return false;
+    lock_take(&f->lock);
+    const fence_pass *p = storm_over(f, hash, &text, &number);
+    if (p) *at = p->at;
+    if (p && !passed(deadline, p->at)) ADD(&p->counts[number], 1);
+    lock_drop(&f->lock);
+    return p != NULL;
 }

@@ -12,6 +12,9 @@
  *              above its own for a tag that it names, when it is taken or when it is filled (and, if it
  *              names tags at all, when too much was written down since to tell in bounded time)
  *   clear      is a sequence number alone
+ * Leases alone can be outdated in each of these ways, with no entry touched (lapse_outdate_*(),
+ * lapse_pass_outdate()): by who marks entries instead of removing them.
+ *
  * A lease is judged when it is filled, under the lock of its key's segment, and of the fence until the index
  * knows the entry: a change that comes later finds it.
  *
@@ -30,6 +33,7 @@
 
 #include "lapse.h"
 #include "pattern.h"
+#include "prefixes.h"
 
 #include <assert.h>
 
@@ -43,6 +47,7 @@ static_assert(FENCE_BUCKETS % FENCE_LOCKS == 0 && (FENCE_BUCKETS & (FENCE_BUCKET
 struct lapse_lease {
     uint64_t hash; /* mixed */
     uint64_t born; /* the sequence when it was taken */
+    int64_t timed; /* when the load began, if its cost is wanted, else 0 */
     lapse_object *key; /* borrowed: whoever holds the lease holds it */
     lapse_lease *next, **link; /* of its bucket: the next, and what points here */
     bool good; /* not refused, outdated, filled or ended */
@@ -56,9 +61,15 @@ typedef struct {
 typedef struct fence_pass {
     struct lapse_pattern *const *patterns; /* n of them, or */
     size_t n;
-    uint64_t tag; /* the hash of a tag, if n is 0 */
+    const lapse_prefixes *prefixes; /* those of a storm (storm.c), or */
+    uint64_t tag; /* the hash of a tag */
     uint32_t bucket; /* where its walk over the leases stands */
     struct fence_pass *next;
+    /* Of a storm: */
+    uint64_t reached; /* the first hash that its walk has not come to; moves under that segment's lock */
+    bool over; /* it has come to all of them */
+    int64_t at;
+    uint64_t *counts; /* live entries that went, for each prefix's number */
 } fence_pass;
 
 typedef struct {
@@ -90,6 +101,8 @@ void fence_cleared(lapse_fence *f);
 void fence_pass_begin(lapse_fence *f, fence_pass *p);
 bool fence_pass_step(lapse_fence *f, fence_pass *p);
 bool fence_abandon_passes(lapse_fence *f);
-void fence_pass_end(lapse_fence *f, fence_pass *p);
+bool fence_pass_end(lapse_fence *f, fence_pass *p);
+bool fence_dooms(lapse_fence *f, uint64_t hash, lapse_object *key);
+bool fence_strikes(lapse_fence *f, uint64_t hash, lapse_object *key, int64_t deadline, int64_t *at);
 
 #endif

@@ -1,9 +1,10 @@
-/* Pages from the system; see memory.h, and lapse_memory in lapse.h. */
+/* Memory from the system; see memory.h, and lapse_memory in lapse.h. */
 #if !defined(_WIN32) && !defined(_GNU_SOURCE)
 #  define _GNU_SOURCE 1
 #endif
 #include "memory.h"
 
+#include "atomics.h"
 #include "lapse.h"
 
 #include <assert.h>
@@ -16,9 +17,11 @@
 #  include <malloc.h>
 #  include <windows.h>
 
-static void *grab_raw(size_t bytes) { return _aligned_malloc(bytes, GRAB_ALIGN); }
+static void *system_grab(size_t bytes) { return _aligned_malloc(bytes, GRAB_ALIGN); }
 static void drop(void *p) { _aligned_free(p); }
-static void *map(size_t bytes) { return VirtualAlloc(NULL, bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE); }
+static void *system_map(size_t bytes) {
+    return VirtualAlloc(NULL, bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+}
 static void unmap(void *p, size_t bytes) {
     (void)bytes;
     VirtualFree(p, 0, MEM_RELEASE);
@@ -40,12 +43,12 @@ void memory_discard(void *start, size_t bytes) {
 #  include <sys/mman.h>
 #  include <unistd.h>
 
-static void *grab_raw(size_t bytes) {
+static void *system_grab(size_t bytes) {
     void *p = NULL;
     return posix_memalign(&p, GRAB_ALIGN, bytes) == 0 ? p : NULL;
 }
 static void drop(void *p) { free(p); }
-static void *map(size_t bytes) {
+static void *system_map(size_t bytes) {
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) return NULL;
 #  ifdef MADV_NOHUGEPAGE
@@ -71,6 +74,32 @@ void memory_discard(void *start, size_t bytes) {
 }
 #endif
 
+/* --- Refusing --- */
+
+/* Requests since memory_refuse() was called, and which of them get nothing; plain numbers, as a test that sets
+ * them lets nobody else ask. */
+static uint64_t asked, refused_from, refused_to;
+
+/* From now on refuse the requests `from` to before `to`, counted from 0; two zeros: none. For tests. Answers
+ * how many there have been since the last such call, if that was to refuse any. */
+uint64_t memory_refuse(uint64_t from, uint64_t to) {
+    uint64_t requests = asked;
+    asked = 0;
+    refused_from = from;
+    refused_to = to;
+    return requests;
+}
+
+static bool refuses(void) {
+    if (LIKELY(refused_to == 0)) return false;
+    uint64_t n = asked++;
+    return n >= refused_from && n < refused_to;
+}
+
+/* --- What the table is given --- */
+
+static void *grab_raw(size_t bytes) { return refuses() ? NULL : system_grab(bytes); }
+static void *map(size_t bytes) { return refuses() ? NULL : system_map(bytes); }
 static void *grab(size_t bytes) {
     void *p = grab_raw(bytes);
     return p ? memset(p, 0, bytes) : NULL;

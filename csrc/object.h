@@ -12,6 +12,7 @@
  *   object_is_str(o)                 is it an exact str?
  *   object_is_gc(o)                  can the object be part of a reference cycle?
  *   lapse_lock, lock_init/take/drop  a short mutex; compiled away on a GIL build
+ *   lock_try(m)                      take it if nobody has it
  */
 #ifndef LAPSE_OBJECT_H
 #define LAPSE_OBJECT_H
@@ -104,6 +105,11 @@ typedef PyMutex lapse_lock;
 #    define lock_init(m) memset((m), 0, sizeof *(m))
 #    define lock_take(m) PyMutex_Lock(m)
 #    define lock_drop(m) PyMutex_Unlock(m)
+/* What PyMutex_Lock() does inline before it waits (Include/cpython/lock.h); there is no call for it. */
+INLINE bool lock_try(lapse_lock *m) {
+    uint8_t unlocked = 0;
+    return _Py_atomic_compare_exchange_uint8(&m->_bits, &unlocked, 1) != 0;
+}
 #  else
 INLINE bool object_try_ref(lapse_object *o) {
     Py_INCREF(o);
@@ -113,6 +119,10 @@ INLINE void object_mark(lapse_object *o) { (void)o; }
 #  endif
 
 #else /* LAPSE_PLAIN */
+
+#  ifndef AT_UNREF
+#    define AT_UNREF() ((void)0) /* csrc/tests/pauses.h */
+#  endif
 
 /* A test object: type-stable (its memory outlives the table), counted, compared by `id`. `on_equal`
  * and `on_death` stand for the user code that Python may run. */
@@ -125,7 +135,13 @@ typedef struct lapse_object {
     void (*on_death)(struct lapse_object *);
 } lapse_object;
 
-#  if LAPSE_THREADS
+#  if LAPSE_THREADS && defined(LAPSE_YIELD)
+INLINE bool object_try_ref(lapse_object *o) { return RELAXED(&o->references) > 0 && o->references++ > 0; }
+INLINE void object_ref(lapse_object *o) { o->references++; }
+INLINE void object_unref(lapse_object *o) {
+    if (--o->references == 0 && o->on_death) o->on_death(o);
+}
+#  elif LAPSE_THREADS
 INLINE bool object_try_ref(lapse_object *o) {
     int64_t n = RELAXED(&o->references);
     while (n > 0)
@@ -136,6 +152,7 @@ INLINE bool object_try_ref(lapse_object *o) {
 INLINE void object_ref(lapse_object *o) { ADD(&o->references, 1); }
 INLINE void object_unref(lapse_object *o) {
     if (__atomic_sub_fetch(&o->references, 1, __ATOMIC_ACQ_REL) == 0 && o->on_death) o->on_death(o);
+    AT_UNREF();
 }
 #  else
 INLINE bool object_try_ref(lapse_object *o) {
@@ -159,12 +176,36 @@ INLINE int object_equal(lapse_object *stored, lapse_object *key) {
     if (key->on_equal) return key->on_equal(stored, key);
     return stored->id == key->id;
 }
-#  if LAPSE_THREADS
+#  if LAPSE_THREADS && defined(LAPSE_YIELD)
+typedef struct {
+    bool held;
+} lapse_lock;
+INLINE void lock_init(lapse_lock *m) { m->held = false; }
+INLINE void lock_take(lapse_lock *m) {
+    lapse_yield();
+    while (m->held) lapse_wait();
+    m->held = true;
+    FULL_FENCE();
+}
+INLINE void lock_drop(lapse_lock *m) {
+    FULL_FENCE();
+    m->held = false;
+    lapse_yield();
+}
+INLINE bool lock_try(lapse_lock *m) {
+    lapse_yield();
+    if (m->held) return false;
+    m->held = true;
+    FULL_FENCE();
+    return true;
+}
+#  elif LAPSE_THREADS
 #    include <pthread.h>
 typedef pthread_mutex_t lapse_lock;
 #    define lock_init(m) pthread_mutex_init((m), NULL)
 #    define lock_take(m) pthread_mutex_lock(m)
 #    define lock_drop(m) pthread_mutex_unlock(m)
+#    define lock_try(m) (pthread_mutex_trylock(m) == 0)
 #  endif
 #endif
 
@@ -175,6 +216,7 @@ typedef struct {
 #  define lock_init(m) ((void)(m))
 #  define lock_take(m) ((void)(m))
 #  define lock_drop(m) ((void)(m))
+#  define lock_try(m) ((void)(m), true)
 #endif
 
 #endif

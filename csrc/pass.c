@@ -13,6 +13,7 @@
  * A pass belongs to one thread, and its patterns and tag to the caller, until lapse_pass_end(). */
 #include "table.h"
 
+#include "keys.h"
 #include "pattern.h"
 
 #include <assert.h>
@@ -23,9 +24,7 @@
 #define BUILD_ROOM 4096u   /* nodes that the index gets at a time while it is built */
 #define ROUTES 64u         /* patterns that one step looks up */
 #define PATTERNS_STEP 16u  /* patterns that a segment's keys are compared with in one step */
-#define GROUPS_AHEAD 3u    /* keys are fetched so many groups before they are looked into */
 #define NO_GIST UINT64_C(1) /* of a key without text: of no length, and looked into at worst */
-#define TEXT_AT 16u        /* where the parts of a str that are looked into begin */
 
 typedef enum { PASS_LEASES, PASS_LABELS, PASS_BUILD, PASS_TABLE } phase;
 
@@ -101,7 +100,7 @@ const uint64_t *lapse_pass_counts(const lapse_pass *p) { return p->counts; }
 
 /* --- One entry; under its segment's lock --- */
 
-/* The slot that holds this very key object with this very hash, or none: UINT32_MAX. The object may have been freed
+/* The slot that holds this very key object with this very hash, or NOWHERE. The object may have been freed
  * since it was found, and its address be another key's, which is due too or is not, but is never mistaken. */
 static uint32_t slot_of(const segment *s, member m) {
     uint32_t g = hash_group(m.hash, s->groups);
@@ -113,7 +112,7 @@ static uint32_t slot_of(const segment *s, member m) {
         }
         if (group_empty(ctrl)) break;
     }
-    return UINT32_MAX;
+    return NOWHERE;
 }
 
 /* Is it still what the label said? Prefixes are known by their hash alone, and a key object's address may be
@@ -126,7 +125,7 @@ static bool still_due(lapse_pass *p, const candidate *c) {
 
 /* Remove or list one entry into `out`: how many that makes, 0 or 1. */
 static size_t treat(lapse_pass *p, segment *s, uint32_t slot, uint64_t h, size_t counter, lapse_item *out) {
-    bool live = !passed(*deadline_at(s, slot), p->at);
+    bool live = !passed(*deadline_at(s, slot), p->at) && !table_dooms(p->t, s, slot);
     p->counts[counter] += live;
     if (!p->listing) {
         table_take(p->t, s, slot, h, out);
@@ -171,7 +170,7 @@ static size_t treat_block(lapse_pass *p, const candidate *c, size_t count, lapse
     for (size_t i = 0; i < count; i++) {
         segment *s = lock_segment(p->t, c[i].who.hash);
         uint32_t slot = slot_of(s, c[i].who);
-        if (slot != UINT32_MAX && still_due(p, &c[i]))
+        if (slot != NOWHERE && still_due(p, &c[i]))
             n += treat(p, s, slot, c[i].who.hash, c[i].number, out + n);
         lock_drop(&s->lock);
     }
@@ -277,25 +276,6 @@ static lapse_status label_step(lapse_pass *p, lapse_item *out, size_t *n) {
 
 /* --- Walking segments --- */
 
-/* Is the key of this full slot an exact str? Without looking at it. */
-INLINE bool is_native(const segment *s, uint32_t slot) {
-    return s->foreign_count == 0 || !bit_test(s->foreign, slot);
-}
-
-INLINE bool text_at(const segment *s, uint32_t slot, lapse_text *text) {
-    lapse_object *key = entry_at(s, slot)->key;
-    if (UNLIKELY(!is_native(s, slot))) return object_text(key, text);
-    *text = str_text(key);
-    return true;
-}
-
-/* The line of a str that has its length and, if it is short, its text. */
-static void fetch_keys(const segment *s, uint32_t g) {
-    if (g >= s->groups) return;
-    for (group_mask m = group_full(group_load(s->ctrl + g * GROUP_SLOTS)); m; m &= m - 1)
-        PREFETCH((const char *)entry_at(s, g * GROUP_SLOTS + mask_slot(m))->key + TEXT_AT);
-}
-
 #define FOR_EACH_SLOT(s, slot)                                                                       \
     for (uint32_t g_ = 0; g_ < (s)->groups; g_++)                                                    \
         for (group_mask m_ = group_full(group_load((s)->ctrl + g_ * GROUP_SLOTS)); m_; m_ &= m_ - 1) \
@@ -308,11 +288,6 @@ static void fetch_keys(const segment *s, uint32_t g) {
                  (fetch_keys((s), g_ + GROUPS_AHEAD), group_full(group_load((s)->ctrl + g_ * GROUP_SLOTS))); \
              m_; m_ &= m_ - 1)                                                                               \
             for (uint32_t slot = g_ * GROUP_SLOTS + mask_slot(m_), once_ = 1; once_; once_ = 0)
-
-static bool advance(uint64_t *cursor, const segment *s) {
-    *cursor = segment_last_hash(s) + 1;
-    return *cursor != 0;
-}
 
 /* --- Building prefixes --- */
 
@@ -333,7 +308,7 @@ static void build_step(lapse_pass *p) {
     lapse_table *t = p->t;
     uint32_t depth = build_depth(p);
     segment *s = lock_segment(t, p->cursor);
-    bool done = build_segment(p, s, depth), more = done ? advance(&p->cursor, s) : true;
+    bool done = build_segment(p, s, depth), more = done ? segment_pass(&p->cursor, s) : true;
     lock_drop(&s->lock);
     if (!done && index_make_room(&t->index, t->config.memory, BUILD_ROOM) != LAPSE_OK) {
         index_prefixes_failed(&t->index, p->epoch, depth);
@@ -380,7 +355,7 @@ static bool gist_allows(const lapse_pass *p, uint64_t gist) {
 static void note_due(lapse_pass *p, const segment *s, uint32_t slot, const lapse_text *text) {
     size_t pattern = first_match(p, text);
     if (pattern == p->n) return;
-    if (p->listing && passed(*deadline_at(s, slot), p->at)) return;
+    if (p->listing && (passed(*deadline_at(s, slot), p->at) || table_dooms(p->t, s, slot))) return;
     if (p->listing) object_ref(entry_at(s, slot)->key);
     p->due[p->due_n++] = (candidate){{*hash_at(s, slot), entry_at(s, slot)->key}, (uint32_t)pattern};
 }
@@ -464,6 +439,10 @@ static lapse_status table_step(lapse_pass *p, lapse_item *out, size_t *n) {
     bool done = p->due_n == 0 && (p->rest_n == 0 || p->at_end);
     return status == LAPSE_MORE && done ? LAPSE_OK : status;
 }
+
+/* One bounded step of a removing pass that is to outdate leases and to leave the entries alone: instead of
+ * lapse_pass_step(). True: call again. */
+bool lapse_pass_outdate(lapse_pass *p) { return fence_pass_step(&p->t->fence, &p->fence); }
 
 /* One bounded step. OK: that was all. MORE: call again. `out` has room for LAPSE_STEP items: a removal, which
  * parts with what it removes, needs it as a workplace; a listing leaves `*n` items there, with new references to

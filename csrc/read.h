@@ -9,7 +9,10 @@
  * the second one, so the table's own reference kept the value alive while ours was taken: that is
  * the read's linearisation point. A value that was being freed meanwhile fails try_ref or the second
  * reading. Between loading a pointer and try_ref there is no call that could let the interpreter
- * pass a quiescent point. After READ_TRIES the read takes the segment's lock instead.
+ * pass a quiescent point, nor is there one between locate() and the last use of the segment, which may be given
+ * back then (release.c). A key or value that is given up may be the last of its kind, or belong to another thread, for
+ * which the interpreter may stop this one: so that comes last, or while the table is pinned. After READ_TRIES the
+ * read takes the segment's lock instead.
  */
 #ifndef LAPSE_READ_H
 #define LAPSE_READ_H
@@ -37,16 +40,32 @@ INLINE bool view_holds(const lapse_table *t, view v) {
 }
 
 /* Compare by the user's own __eq__. `k` is owned here on every build. */
-static NOINLINE probe_result probe_ask(const lapse_table *t, view v, lapse_object *k, lapse_object *key) {
+static NOINLINE probe_result probe_ask(lapse_table *t, view v, lapse_object *k, lapse_object *key) {
+    table_pin(t);
     int equal = object_equal(k, key);
     object_unref(k);
+    bool unchanged = view_holds(t, v);
+    table_unpin(t);
     if (equal < 0) return PROBE_RAISED;
-    if (!view_holds(t, v)) return PROBE_RETRY;
+    if (!unchanged) return PROBE_RETRY;
     return equal ? PROBE_FOUND : PROBE_ABSENT;
 }
 
-/* Is the key in this slot ours? ABSENT means: no, look on. */
-INLINE probe_result probe_slot(const lapse_table *t, view v, uint32_t slot, lapse_object *key, uint64_t h) {
+#if LAPSE_THREADS
+/* Give up a key of equal hash that is another one. False: the segment has changed, and may be given back from here on. */
+static NOINLINE bool leave_key(lapse_table *t, view v, lapse_object *k) {
+    table_pin(t);
+    object_unref(k);
+    bool unchanged = view_holds(t, v);
+    table_unpin(t);
+    return unchanged;
+}
+#endif
+
+/* Is the key in this slot ours? ABSENT means: no, look on. `*kept` is to be given up when the segment is not used any
+ * more. */
+INLINE probe_result probe_slot(lapse_table *t, view v, uint32_t slot, lapse_object *key, uint64_t h,
+                               lapse_object **kept) {
     const entry *e = entry_at(v.s, slot);
     lapse_object *k = ACQUIRE(&e->key); /* acquire: pairs with PUBLISH in segment_insert() */
     if (LIKELY(k == key)) return PROBE_FOUND;
@@ -59,8 +78,10 @@ INLINE probe_result probe_slot(const lapse_table *t, view v, uint32_t slot, laps
     }
     sameness same = object_same(k, key);
     if (same == ASK) return probe_ask(t, v, k, key);
-    object_unref(k);
+    if (LIKELY(same == SAME)) *kept = k;
+    else if (!leave_key(t, v, k)) return PROBE_RETRY;
 #else
+    (void)kept;
     sameness same = object_same(k, key);
     if (UNLIKELY(same == ASK)) {
         object_ref(k);
@@ -70,8 +91,8 @@ INLINE probe_result probe_slot(const lapse_table *t, view v, uint32_t slot, laps
     return same == SAME ? PROBE_FOUND : PROBE_ABSENT;
 }
 
-INLINE probe_result probe_segment(const lapse_table *t, view v, lapse_object *key, uint64_t h,
-                                  uint32_t *slot) {
+INLINE probe_result probe_segment(lapse_table *t, view v, lapse_object *key, uint64_t h, uint32_t *slot,
+                                  lapse_object **kept) {
     const segment *s = v.s;
     uint32_t groups = RELAXED(&s->groups), g = hash_group(h, groups);
     uint8_t tag = hash_tag(h);
@@ -80,7 +101,7 @@ INLINE probe_result probe_segment(const lapse_table *t, view v, lapse_object *ke
         group ctrl = group_load(s->ctrl + g * GROUP_SLOTS);
         for (group_mask m = group_match(ctrl, tag); m; m &= m - 1) {
             uint32_t i = g * GROUP_SLOTS + mask_slot(m);
-            probe_result r = probe_slot(t, v, i, key, h);
+            probe_result r = probe_slot(t, v, i, key, h, kept);
             if (LIKELY(r == PROBE_FOUND)) *slot = i;
             if (LIKELY(r != PROBE_ABSENT)) return r;
         }
@@ -104,15 +125,11 @@ INLINE bool deadline_passed(const lapse_table *t, int64_t deadline, int64_t now,
     return deadline <= *at;
 }
 
-/* The dates of one entry, read together before the view is checked. */
-typedef struct {
-    int64_t deadline, ttl, limit;
-} dates;
-
 INLINE dates dates_at(const segment *s, uint32_t slot) {
     return (dates){.deadline = RELAXED(deadline_at(s, slot)),
                    .ttl = s->ttls ? RELAXED(&s->ttls[slot]) : 0,
-                   .limit = s->limits ? RELAXED(&s->limits[slot]) : LAPSE_NEVER};
+                   .limit = s->limits ? RELAXED(&s->limits[slot]) : LAPSE_NEVER,
+                   .cost = s->costs ? RELAXED(&s->costs[slot]) : 0};
 }
 
 /* Where a sliding entry's deadline goes when it is read at `at`: never past its hard limit. */
@@ -121,19 +138,28 @@ INLINE int64_t slid_deadline(dates d, int64_t at) {
     return d.limit != LAPSE_NEVER && d.limit < slid ? d.limit : slid;
 }
 
-/* A live hit with a deadline on a sliding or probabilistic cache. */
-INLINE lapse_status after_hit(lapse_table *t, view v, uint32_t slot, dates d, int64_t at) {
-    if (t->mode == LAPSE_PROBABILISTIC) return judge_early(t, d.deadline, d.ttl, at);
+/* An entry is read without a lock. Where that is a matter of threads, exact LRU has none such. */
+INLINE void note_read(lapse_table *t, const segment *s, uint32_t slot) {
+#if LAPSE_THREADS
+    if (t->duel.on) mark_use(&s->marks[slot]);
+#else
+    note_use(t, s, slot);
+#endif
+}
+
+/* A live hit with a deadline on a sliding or probabilistic cache. Last: a segment that is waited for may be gone. */
+INLINE lapse_status after_hit(lapse_table *t, view v, uint32_t slot, dates d, int64_t at, read_kind kind) {
+    if (t->mode == LAPSE_PROBABILISTIC)
+        return kind == READ_TO_REFRESH ? judge_refresh(t, d, at) : judge_early(t, d, at);
     if (d.ttl == LAPSE_NEVER) return LAPSE_OK;
     int64_t slid = slid_deadline(d, at);
-    if (slid - d.deadline > t->tick) rearm(v.s, slot, v.seq, slid);
+    if (slid - d.deadline > t->tick) rearm(t, v.s, slot, v.seq, slid);
     return LAPSE_OK;
 }
 
-/* One attempt. RETRY is told by LAPSE_MORE. OK gives a new reference in `*value`, and so does EARLY: the
- * caller removes the entry only while it holds that value. A quiet read neither re-arms nor draws. */
-INLINE lapse_status read_once(lapse_table *t, lapse_object *key, uint64_t h, int64_t now, bool quiet,
-                              lapse_object **value) {
+/* One attempt, but for giving up what was `*kept`. */
+INLINE lapse_status read_keeping(lapse_table *t, lapse_object *key, uint64_t h, int64_t now, read_kind kind,
+                                 lapse_object **value, lapse_object **kept) {
     view v = {.s = locate(t, h)};
     v.seq = ACQUIRE(&v.s->seq); /* acquire: pairs with PUBLISH in write_end() */
 #if LAPSE_THREADS
@@ -142,7 +168,7 @@ INLINE lapse_status read_once(lapse_table *t, lapse_object *key, uint64_t h, int
     v.structure = t->structure;
 #endif
     uint32_t slot = 0;
-    probe_result found = probe_segment(t, v, key, h, &slot);
+    probe_result found = probe_segment(t, v, key, h, &slot, kept);
     if (found == PROBE_ABSENT) return view_holds(t, v) ? LAPSE_ABSENT : LAPSE_MORE;
     if (UNLIKELY(found != PROBE_FOUND)) return found == PROBE_RAISED ? LAPSE_RAISED : LAPSE_MORE;
     dates d = dates_at(v.s, slot);
@@ -155,26 +181,39 @@ INLINE lapse_status read_once(lapse_table *t, lapse_object *key, uint64_t h, int
     }
 #endif
     int64_t at = 0;
-    lapse_status status = LAPSE_OK;
-    if (d.deadline != LAPSE_NEVER) {
-        if (UNLIKELY(deadline_passed(t, d.deadline, now, &at))) status = LAPSE_EXPIRED;
-        else if (!quiet && t->mode != LAPSE_FIXED) status = after_hit(t, v, slot, d, at);
-    }
-#if LAPSE_THREADS
-    if (UNLIKELY(status == LAPSE_EXPIRED)) object_unref(x);
-#else
-    if (LIKELY(status != LAPSE_EXPIRED)) object_ref(x);
-    if (v.s->nodes && !quiet && status == LAPSE_OK) order_use(&t->order, v.s->nodes[slot]);
-#endif
+    bool timed = d.deadline != LAPSE_NEVER;
     *value = x;
+    if (timed && UNLIKELY(deadline_passed(t, d.deadline, now, &at))) {
+#if LAPSE_THREADS
+        object_unref(x);
+#endif
+        return LAPSE_EXPIRED;
+    }
+#if !LAPSE_THREADS
+    object_ref(x);
+#endif
+    if (kind == READ_QUIET) return LAPSE_OK;
+    note_read(t, v.s, slot);
+    return timed && t->mode != LAPSE_FIXED ? after_hit(t, v, slot, d, at, kind) : LAPSE_OK;
+}
+
+/* One attempt. RETRY is told by LAPSE_MORE. OK gives a new reference in `*value`, and so does EARLY: the
+ * caller removes the entry, or reloads it, only while it holds that value. */
+INLINE lapse_status read_once(lapse_table *t, lapse_object *key, uint64_t h, int64_t now, read_kind kind,
+                              lapse_object **value) {
+    lapse_object *kept = NULL;
+    lapse_status status = read_keeping(t, key, h, now, kind, value, &kept);
+    if (kept) object_unref(kept);
     return status;
 }
 
-/* The commonest read, and nothing else: the very key object, in the first slot of its home group that
- * has its tag, with a deadline that the coarse clock `coarse` puts clearly ahead. NULL: the whole read
- * must decide. Only for tables of fixed lifetimes under the native clock. */
+/* The commonest reads, and nothing else: the very key object, in the first slot of its home group that
+ * has its tag, with a deadline that the coarse clock `coarse` puts clearly ahead; or no slot there that has the
+ * tag, and an empty one: then the key is `*absent`. NULL: it is, or the whole read must decide. Only for tables of
+ * fixed lifetimes under the native clock. */
 INLINE lapse_object *read_quickly(lapse_table *t, const lapse_object *key, uint64_t h, bool timed,
-                                  int64_t coarse) {
+                                  int64_t coarse, bool *absent) {
+    if (UNLIKELY(RELAXED(&t->storms) > 0)) return NULL;
     segment *s = locate(t, h);
 #if LAPSE_THREADS
     uint64_t seq = ACQUIRE(&s->seq); /* acquire: pairs with PUBLISH in write_end() */
@@ -182,8 +221,16 @@ INLINE lapse_object *read_quickly(lapse_table *t, const lapse_object *key, uint6
 #endif
     uint32_t first = hash_group(h, RELAXED(&s->groups)) * GROUP_SLOTS;
     fetch_home(s, first / GROUP_SLOTS);
-    group_mask m = group_match(group_load(s->ctrl + first), hash_tag(h));
-    if (UNLIKELY(m == 0)) return NULL;
+    group ctrl = group_load(s->ctrl + first);
+    group_mask m = group_match(ctrl, hash_tag(h));
+    if (UNLIKELY(m == 0)) {
+        *absent = group_empty(ctrl) != 0;
+#if LAPSE_THREADS
+        READ_FENCE(); /* pairs with WRITE_FENCE() in write_begin() */
+        *absent = *absent && RELAXED(&s->seq) == seq;
+#endif
+        return NULL;
+    }
     uint32_t slot = first + mask_slot(m);
     const entry *e = entry_at(s, slot);
     if (UNLIKELY(ACQUIRE(&e->key) != key)) return NULL; /* pairs with PUBLISH in segment_insert() */
@@ -203,20 +250,22 @@ INLINE lapse_object *read_quickly(lapse_table *t, const lapse_object *key, uint6
 #else
     object_ref(value);
 #endif
+    note_read(t, s, slot);
     return value;
 }
 
 /* The whole read: OK (a new reference), ABSENT, EXPIRED, EARLY, RAISED or BUSY. Counts nothing. */
-INLINE lapse_status table_read(lapse_table *t, lapse_object *key, uint64_t h, int64_t now, bool quiet,
+INLINE lapse_status table_read(lapse_table *t, lapse_object *key, uint64_t h, int64_t now, read_kind kind,
                                lapse_object **value) {
 #if LAPSE_THREADS
-    if (t->locked_reads) return read_under_lock(t, key, h, now, quiet, value);
+    if (t->locked_reads) return read_under_lock(t, key, h, now, kind, value);
 #endif
-    lapse_status status = read_once(t, key, h, now, quiet, value);
+    if (UNLIKELY(RELAXED(&t->storms) > 0)) return read_under_lock(t, key, h, now, kind, value);
+    lapse_status status = read_once(t, key, h, now, kind, value);
     for (int n = 1; UNLIKELY(status == LAPSE_MORE); n++) {
-        if (n == READ_TRIES) return read_under_lock(t, key, h, now, quiet, value);
+        if (n == READ_TRIES) return read_under_lock(t, key, h, now, kind, value);
         PAUSE();
-        status = read_once(t, key, h, now, quiet, value);
+        status = read_once(t, key, h, now, kind, value);
     }
     return status;
 }

@@ -9,17 +9,20 @@
 
 static size_t pages_bytes(uint32_t slots) { return slots * (2 * sizeof(int64_t) + sizeof(entry)); }
 
-static size_t side_bytes(uint32_t slots) { return slots + BITMAPS * BITMAP_BYTES(slots); }
+size_t side_bytes(segment_arrays arrays, uint32_t slots) {
+    size_t counted = slots + 2 * BITMAP_BYTES(slots);
+    return slots + BITMAPS * BITMAP_BYTES(slots) + (arrays.marks ? counted : 0);
+}
 
 static size_t line_up(size_t bytes) { return (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE; }
 
 size_t arrays_bytes(segment_arrays arrays, uint32_t slots) {
-    return slots *
-           (sizeof(int64_t) * ((size_t)arrays.ttls + arrays.limits) + sizeof(uint32_t) * arrays.nodes);
+    return slots * (sizeof(int64_t) * ((size_t)arrays.ttls + arrays.limits) +
+                    sizeof(uint32_t) * ((size_t)arrays.nodes + arrays.costs + arrays.weights));
 }
 
 size_t segment_heap_bytes(uint32_t slots, segment_arrays arrays) {
-    return line_up(sizeof(segment)) + line_up(side_bytes(slots)) + pages_bytes(slots) +
+    return line_up(sizeof(segment)) + line_up(side_bytes(arrays, slots)) + pages_bytes(slots) +
            arrays_bytes(arrays, slots);
 }
 
@@ -28,6 +31,7 @@ size_t segment_heap_bytes(uint32_t slots, segment_arrays arrays) {
 void segment_place(segment *s, uint8_t *side, uint8_t *data, uint32_t slots, segment_arrays arrays) {
     uint32_t page_slots = slots < PAGE_SLOTS ? slots : PAGE_SLOTS;
     int64_t *behind_pages = (int64_t *)(void *)(data + pages_bytes(slots));
+    uint32_t *behind_times = (uint32_t *)(behind_pages + slots * ((size_t)arrays.ttls + arrays.limits));
     s->ctrl = side;
     s->gc = (uint64_t *)(void *)(side + slots);
     s->own = (uint64_t *)(void *)(side + slots + BITMAP_BYTES(slots));
@@ -37,8 +41,15 @@ void segment_place(segment *s, uint8_t *side, uint8_t *data, uint32_t slots, seg
     s->entries_at = 2 * s->hashes_at;
     s->ttls = arrays.ttls ? behind_pages : NULL;
     s->limits = arrays.limits ? behind_pages + slots * arrays.ttls : NULL;
-    s->nodes =
-        arrays.nodes ? (uint32_t *)(behind_pages + slots * ((size_t)arrays.ttls + arrays.limits)) : NULL;
+    s->nodes = arrays.nodes ? behind_times : NULL;
+    if (arrays.marks) {
+        s->counted = true;
+        s->young = (uint64_t *)(void *)(side + slots + BITMAPS * BITMAP_BYTES(slots));
+        s->watched = (uint64_t *)(void *)(side + slots + (BITMAPS + 1) * BITMAP_BYTES(slots));
+        s->marks = side + slots + (BITMAPS + 2) * BITMAP_BYTES(slots);
+    }
+    s->costs = arrays.costs ? behind_times + slots * arrays.nodes : NULL;
+    s->weights = arrays.weights ? behind_times + slots * ((size_t)arrays.nodes + arrays.costs) : NULL;
     s->next_rank = RANK_NEVER;
     lock_init(&s->lock);
 }
@@ -49,7 +60,7 @@ segment *segment_on_heap(const lapse_memory *memory, uint32_t slots, segment_arr
     if (block == NULL) return NULL;
     uint8_t *side = block + line_up(sizeof(segment));
     segment *s = (segment *)(void *)block;
-    segment_place(s, side, side + line_up(side_bytes(slots)), slots, arrays);
+    segment_place(s, side, side + line_up(side_bytes(arrays, slots)), slots, arrays);
     s->groups = slots / GROUP_SLOTS;
     return s;
 }
@@ -106,17 +117,31 @@ static bool marked(const uint64_t *bits, uint32_t count, uint32_t slot) {
     return count > 0 && bit_test(bits, slot);
 }
 
+static void put_weight(segment *s, uint32_t slot, uint32_t weight) {
+    if (s->weights == NULL) return;
+    s->weight += (uint64_t)weight - s->weights[slot];
+    s->weights[slot] = weight;
+}
+
 /* Replace value and deadline of a full slot; the key stays. Inside the write window. */
-void segment_write(segment *s, uint32_t slot, const record *r) {
+INLINE void write_slot(segment *s, uint32_t slot, const record *r) {
     mark_slot(s->gc, &s->gc_count, slot, r->gc);
     mark_slot(s->own, &s->own_count, slot, r->own);
     PUBLISH(&entry_at(s, slot)->value, r->e.value); /* release: pairs with the acquire in read.h */
     STORE(deadline_at(s, slot), r->deadline);
     if (s->ttls) STORE(&s->ttls[slot], r->ttl);
     if (s->limits) STORE(&s->limits[slot], r->limit);
-    if (s->nodes) STORE(&s->nodes[slot], r->node);
+    if (s->counted) {
+        STORE(&s->marks[slot], r->mark);
+        bit_put(s->young, slot, r->young);
+        bit_put(s->watched, slot, r->watched);
+    } else if (s->nodes) STORE(&s->nodes[slot], r->node);
+    if (s->costs) STORE(&s->costs[slot], r->cost);
+    put_weight(s, slot, r->weight);
     note_deadline(s, r->deadline);
 }
+
+void segment_write(segment *s, uint32_t slot, const record *r) { write_slot(s, slot, r); }
 
 /* Put a new entry on its probe path; the key must be absent and there must be room. Inside the
  * write window. Takes over the record's references. Returns the slot. */
@@ -128,7 +153,7 @@ uint32_t segment_insert(segment *s, const record *r) {
     PUBLISH(&entry_at(s, slot)->key, r->e.key); /* release: pairs with the acquire in read.h */
     mark_slot(s->foreign, &s->foreign_count, slot, r->foreign);
     if (s->gists) s->gists[slot] = 0;
-    segment_write(s, slot, r);
+    write_slot(s, slot, r);
     ctrl_store(s->ctrl, slot, hash_tag(r->hash));
     return slot;
 }
@@ -148,11 +173,13 @@ void segment_take(segment *s, uint32_t slot, lapse_item *removed) {
                             .deadline = *deadline_at(s, slot),
                             .ttl = s->ttls ? s->ttls[slot] : 0,
                             .limit = s->limits ? s->limits[slot] : LAPSE_NEVER,
+                            .cost = s->costs ? s->costs[slot] : 0,
                             .own_ttl = marked(s->own, s->own_count, slot)};
     free_ctrl(s, slot);
     STORE(&e->key, NULL);
     STORE(&e->value, NULL);
     STORE(deadline_at(s, slot), LAPSE_NEVER);
+    put_weight(s, slot, 0);
     mark_slot(s->gc, &s->gc_count, slot, false);
     mark_slot(s->own, &s->own_count, slot, false);
     mark_slot(s->foreign, &s->foreign_count, slot, false);
@@ -172,7 +199,12 @@ void segment_read(const segment *s, uint32_t slot, record *out) {
     out->deadline = RELAXED(deadline_at(s, slot));
     out->ttl = s->ttls ? RELAXED(&s->ttls[slot]) : 0;
     out->limit = s->limits ? s->limits[slot] : LAPSE_NEVER;
-    out->node = s->nodes ? s->nodes[slot] : 0;
+    out->node = s->nodes && !s->counted ? s->nodes[slot] : 0;
+    out->mark = s->counted ? RELAXED(&s->marks[slot]) : 0;
+    out->young = s->counted && bit_test(s->young, slot);
+    out->watched = s->counted && bit_test(s->watched, slot);
+    out->cost = s->costs ? s->costs[slot] : 0;
+    out->weight = weight_at(s, slot);
     out->own = marked(s->own, s->own_count, slot);
     out->gc = marked(s->gc, s->gc_count, slot);
     out->foreign = marked(s->foreign, s->foreign_count, slot);
@@ -182,6 +214,7 @@ static void blank_slot(segment *s, uint32_t slot) {
     STORE(&entry_at(s, slot)->key, NULL);
     STORE(&entry_at(s, slot)->value, NULL);
     STORE(deadline_at(s, slot), LAPSE_NEVER);
+    put_weight(s, slot, 0);
 }
 
 /* Take key, value and deadline out of a slot of a segment that is out of use: no counts but `used`. */
@@ -214,6 +247,8 @@ uint32_t segment_take_all(segment *s, record *out) {
 /* Move every entry of `from` into `to`, which has the room. Inside both write windows. */
 void segment_move_all(segment *from, segment *to) {
     record r;
+    to->aged = from->aged;
+    to->visited = from->visited;
     FOR_EACH_FULL (from, slot) {
         segment_read(from, slot, &r);
         blank_slot(from, slot);
@@ -247,6 +282,24 @@ uint32_t segment_expired(segment *s, int64_t now, uint32_t limit, uint32_t *slot
     }
     STORE(&s->next_rank, least);
     return n;
+}
+
+/* End the lives of all entries that are live at `at`, which their deadlines become. Inside the write window:
+ * a sliding read that began before must not move one. Returns how many there were. */
+uint32_t segment_soften(segment *s, int64_t at) {
+    uint32_t n = 0;
+    FOR_EACH_FULL (s, slot) {
+        if (DEADLINE_RANK(*deadline_at(s, slot)) < (uint64_t)at) continue;
+        STORE(deadline_at(s, slot), at);
+        n++;
+    }
+    if (n > 0) note_deadline(s, at);
+    return n;
+}
+
+/* No entry is in the window any more. */
+void segment_age_young(segment *s) {
+    for (uint32_t w = 0; w < BITMAP_BYTES(segment_slots(s)) / 8; w++) STORE(&s->young[w], 0);
 }
 
 uint32_t segment_count_live(const segment *s, int64_t now) {
@@ -287,6 +340,7 @@ static bool slot_check(const segment *s, uint32_t slot) {
 
 bool segment_check(const segment *s) {
     uint32_t used = 0, tombstones = 0, gc = 0, own = 0, foreign = 0;
+    uint64_t weight = 0;
     for (uint32_t slot = 0; slot < segment_slots(s); slot++) {
         if (!slot_check(s, slot)) return false;
         used += (s->ctrl[slot] & CTRL_FULL) != 0;
@@ -294,8 +348,10 @@ bool segment_check(const segment *s) {
         gc += bit_test(s->gc, slot);
         own += bit_test(s->own, slot);
         foreign += bit_test(s->foreign, slot);
+        weight += s->weights ? s->weights[slot] : 0;
+        if (s->weights && !(s->ctrl[slot] & CTRL_FULL) && s->weights[slot]) return false;
     }
     return used == s->used && tombstones == s->tombstones && gc == s->gc_count && own == s->own_count &&
-           foreign == s->foreign_count && s->seq % 2 == 0 &&
+           foreign == s->foreign_count && weight == s->weight && s->seq % 2 == 0 &&
            used + tombstones <= slot_limit(segment_slots(s));
 }

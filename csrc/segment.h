@@ -4,7 +4,8 @@
  *   ctrl     one control byte a slot (probe.h)
  *   bitmaps  gc: may be in a cycle      own: its lifetime is not the table's default
  *            foreign: its key is not an exact str
- *   data     slot pages, then [ttls[slots]]  [limits[slots]]  [nodes[slots]]
+ *            in a table of the default policy: young, watched, and marks[slots] behind them (duel.h)
+ *   data     slot pages, then [ttls[slots]]  [limits[slots]]  [nodes[slots]]  [costs[slots]]  [weights[slots]]
  *
  *   slot page, 4 KiB:   | deadlines[128] | hashes[128] | entries[128] of {key, value} |
  *                       0               1,024         2,048                           4,096
@@ -14,8 +15,8 @@
  *
  * A heap segment is one allocation of exactly its size: 16, 32, .. 512 or 1,024 slots (fewer than 128
  * make one short page), or more where equal hashes forbid a split. A slab segment has eight pages for
- * 1,024 slots and uses five of them (640 slots) or all; it grows and shrinks where it is, and pages that
- * it never used are not resident. A split leaves the old segment its eight pages and gives the new one
+ * 1,024 slots and uses five of them (640 slots) or all, or in a packed table (pack.c) any number; it grows where it
+ * is, and pages that it does not use are not resident. A split leaves the old segment its eight pages and gives the new one
  * five: at the worst moment, when all have just split, that is 63.0 B an entry (slab segments of a cache
  * without further arrays: (6.5 pages + 1,600 B of header, ctrl and bitmaps) / 448).
  *
@@ -67,27 +68,37 @@ typedef struct segment {
     uint32_t groups;     /* slots / 16 */
     uint32_t depth;      /* how many leading bits of first_hash count */
     uint32_t hashes_at, entries_at; /* where they begin on a page; deadlines begin at 0 */
-    uint32_t *nodes; /* NULL unless the table keeps an order: the entry's place in it (order.h) */
+    union { /* in a bounded table: */
+        uint32_t *nodes; /* the entry's place in the order (order.h) */
+        uint8_t *marks; /* or how it is used (duel.h): `counted` says which */
+    };
     /* Used by writers only. */
     uint64_t next_rank; /* a lower bound of DEADLINE_RANK over the segment */
     uint64_t *gc, *own, *foreign; /* bitmaps */
+    uint64_t *young, *watched; /* bitmaps, if `counted`: in the window; the winner of a contest */
     int64_t *limits;    /* NULL unless the table has a max_lifetime: the hard deadline */
+    uint32_t *costs;    /* NULL unless the table is probabilistic: microseconds that the load took, or 0 */
+    uint32_t *weights; /* NULL unless the table has a weigher; 0 where there is no entry */
+    uint64_t weight;   /* their sum */
     struct segment *next;
     struct slab *slab; /* NULL: a heap segment */
     uint64_t
         *gists; /* of the keys' texts (text.h), 0 where unknown; NULL until a pass wants them. Under `lock` */
-    uint32_t used; /* read without the lock by mergeable() and roomy(), as a hint */
+    uint32_t used; /* read without the lock by mergeable(), as a hint */
     uint32_t tombstones, gc_count, own_count, foreign_count;
     lapse_lock lock;
     bool gists_known; /* all but those of entries that came since are in `gists` */
+    bool counted; /* has marks, not nodes */
+    uint32_t aged, visited; /* how often asks were halved, and when the hand came last, if `counted` */
     bool dead; /* out of the directory; readers and writers that still hold it start again */
+    bool idle; /* retired, and not used since release.c looked */
 } segment;
 
 static_assert(sizeof(void *) != 8 || offsetof(segment, next_rank) == CACHE_LINE, "a read needs one line");
 
 /* The arrays behind the pages that a table's segments have. */
 typedef struct {
-    bool ttls, limits, nodes;
+    bool ttls, limits, nodes, costs, marks, weights;
 } segment_arrays;
 
 /* Everything about one entry that moves with it. */
@@ -95,7 +106,9 @@ typedef struct {
     entry e;
     uint64_t hash;
     int64_t deadline, ttl, limit;
-    uint32_t node;
+    uint32_t node, cost, weight;
+    uint8_t mark;
+    bool young, watched;
     bool own, gc, foreign; /* known from the bitmaps, so that moving touches neither key nor value */
 } record;
 
@@ -125,7 +138,13 @@ INLINE uint64_t hash_prefix(uint64_t h, uint32_t bits) { return (h >> 1) >> (63u
 INLINE uint32_t segment_slots(const segment *s) { return s->groups * GROUP_SLOTS; }
 /* Places in `gists`: a slab segment may come to use all its slots. */
 INLINE uint32_t segment_gists(const segment *s) { return s->slab ? SEGMENT_SLOTS : segment_slots(s); }
-INLINE uint32_t slot_limit(uint32_t slots) { return slots - slots / 8; }
+#define SLOT_LIMIT(slots) ((slots) - (slots) / 8)
+INLINE uint32_t slot_limit(uint32_t slots) { return SLOT_LIMIT(slots); }
+/* The fewest slots of a slab segment for so many entries. */
+INLINE uint32_t slots_for(uint32_t entries) {
+    uint32_t page = slot_limit(PAGE_SLOTS), pages = (entries + page - 1) / page;
+    return pages > 0 ? pages * PAGE_SLOTS : PAGE_SLOTS;
+}
 INLINE bool segment_covers(const segment *s, uint64_t h) {
     uint32_t depth = RELAXED(&s->depth);
     return hash_prefix(h ^ RELAXED(&s->first_hash), depth) == 0;
@@ -133,6 +152,11 @@ INLINE bool segment_covers(const segment *s, uint64_t h) {
 /* The last hash of the segment's range. */
 INLINE uint64_t segment_last_hash(const segment *s) {
     return s->depth == 0 ? UINT64_MAX : s->first_hash | (UINT64_MAX >> s->depth);
+}
+/* Move a cursor in the order of hashes behind the segment. False: that was the last one. */
+INLINE bool segment_pass(uint64_t *cursor, const segment *s) {
+    *cursor = segment_last_hash(s) + 1;
+    return *cursor != 0;
 }
 INLINE uint32_t next_group(const segment *s, uint32_t g) { return g + 1 == s->groups ? 0 : g + 1; }
 
@@ -160,6 +184,9 @@ INLINE void fetch_home(const segment *s, uint32_t g) {
     PREFETCH(deadline_at(s, g * GROUP_SLOTS));
 }
 
+/* What an entry of a bounded table weighs. */
+INLINE uint32_t weight_at(const segment *s, uint32_t slot) { return s->weights ? s->weights[slot] : 1; }
+
 INLINE bool bit_test(const uint64_t *bits, uint32_t i) { return (bits[i / 64] >> (i % 64)) & 1; }
 INLINE void bit_put(uint64_t *bits, uint32_t i, bool on) {
     uint64_t mask = UINT64_C(1) << (i % 64);
@@ -186,6 +213,7 @@ INLINE void write_end(segment *s) {
 
 /* --- Making and filling --- */
 
+size_t side_bytes(segment_arrays arrays, uint32_t slots);
 size_t arrays_bytes(segment_arrays arrays, uint32_t slots);
 size_t segment_heap_bytes(uint32_t slots, segment_arrays arrays);
 segment *segment_on_heap(const lapse_memory *memory, uint32_t slots, segment_arrays arrays);
@@ -203,6 +231,8 @@ uint32_t segment_take_all(segment *s, record *out);
 void segment_move_all(segment *from, segment *to);
 uint32_t segment_expired(segment *s, int64_t now, uint32_t limit, uint32_t *slots);
 uint32_t segment_count_live(const segment *s, int64_t now);
+uint32_t segment_soften(segment *s, int64_t at);
+void segment_age_young(segment *s);
 int segment_traverse(const segment *s, lapse_visit visit, void *arg);
 bool segment_check(const segment *s);
 

@@ -1,14 +1,17 @@
 /* Slabs: where the segments of a large cache live. One slab is 2 MiB of pages of the cache's own:
  *
  *   | sides: header + ctrl + bitmaps of segment 0, 1, 2, ... | data 0 | data 1 | ... | data n-1 |
- *     never given back (96 KiB where data take 32 KiB each)    page-aligned
+ *     given back with the slab (96 KiB where data take 32 KiB each)    page-aligned
  *
- * Headers lie apart from data so that the pages of a freed segment, or those that one of 640 slots
+ * Headers lie apart from data so that the pages of a freed segment, or those that one of fewer slots
  * does not use, can be given back to the system while the header stays readable.
  *
+ * A slab is given back whole when nothing uses it. So that it comes to that, a table that is packed (pack.c)
+ * moves what is left to new slabs: nothing is taken from the `old` ones meanwhile.
+ *
  * Invariants
- *   1. A header is never unmapped on a free-threaded build, and its seq never falls: a reader that
- *      still holds a freed segment sees it change and starts again.
+ *   1. On a free-threaded build a header is not unmapped before every reader who may still hold it has left the
+ *      table, and its seq never falls: who holds a freed segment sees it change and starts again.
  *   2. A segment in a free list holds no entry and its data pages are not resident.
  *
  * Threads: the caller holds the table's directory lock.
@@ -26,6 +29,8 @@ typedef struct slab {
     segment *free;
     uint32_t count, free_count;
     uint32_t made; /* segments ever made in it; the headers behind are still blank */
+    bool old;      /* the table is being packed: nothing is taken from it */
+    bool idle;     /* nothing has used it since pool_note_idle() */
 } slab;
 
 typedef struct {
@@ -45,8 +50,15 @@ bool pool_is_empty(slab_pool *p);
 segment *pool_take(slab_pool *p, uint32_t slots);
 void pool_give(slab_pool *p, segment *s);
 void pool_trim(const segment *s);
+void pool_age(slab_pool *p);
+void pool_renew(slab_pool *p);
+size_t pool_note_idle(slab_pool *p);
+slab *pool_take_idle(slab_pool *p);
+void pool_drop_slabs(const slab_pool *p, slab *first);
 size_t pool_bytes_in_use(const slab_pool *p, const segment *s);
+size_t pool_bytes_idle(const slab_pool *p);
 void pool_reset_locks(slab_pool *p);
 void pool_free(slab_pool *p);
+bool pool_check(const slab_pool *p);
 
 #endif

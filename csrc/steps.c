@@ -1,4 +1,4 @@
-/* Work on the whole table, in bounded steps: sweep, shrink, clear, collect.
+/* Work on the whole table, in bounded steps: sweep, clear, collect.
  *
  * A cursor is a place in the order of mixed hashes: a step treats the segment that covers the cursor
  * and moves the cursor behind that segment's range. Splits and merges change which segment covers a
@@ -6,129 +6,6 @@
 #include "table.h"
 
 #define SWEEP_SEGMENTS 64u /* segments that one step looks into at most */
-#define MERGE_ENTRIES (SEGMENT_HALF_SLOTS / 2u) /* two buddies become one when they hold no more */
-#define SPARE 4u /* a segment is refitted when it could do with a quarter of its slots */
-
-static_assert(MERGE_ENTRIES < SEGMENT_HALF_SLOTS - SEGMENT_HALF_SLOTS / 8, "a merged segment has room");
-
-/* Move the cursor behind the segment. False when that was the last one. */
-static bool advance(uint64_t *cursor, const segment *s) {
-    *cursor = segment_last_hash(s) + 1;
-    return *cursor != 0;
-}
-
-/* --- Shrinking; under the directory lock --- */
-
-/* The lower buddy of an upper one, both of the same depth, if together they hold few entries. */
-static segment *mergeable(lapse_table *t, const segment *s) {
-    if (s->depth == 0 || t->scratch == NULL) return NULL;
-    uint64_t bit = UINT64_C(1) << (64 - s->depth);
-    if (!(s->first_hash & bit)) return NULL;
-    segment *lower = locate(t, s->first_hash ^ bit);
-    if (lower->depth != s->depth) return NULL;
-    return RELAXED(&lower->used) + RELAXED(&s->used) <= MERGE_ENTRIES ? lower : NULL;
-}
-
-/* Move the entries of `upper` into its lower buddy, which then covers both ranges. */
-static void merge(lapse_table *t, segment *lower, segment *upper) {
-    write_begin(lower);
-    write_begin(upper);
-    uint32_t n = segment_take_all(lower, t->scratch);
-    n += segment_take_all(upper, t->scratch + n);
-    segment_reset(upper, segment_slots(upper));
-    segment_reset(lower, lower->slab ? SEGMENT_HALF_SLOTS : segment_slots(lower));
-    for (uint32_t i = 0; i < n; i++) segment_insert(lower, &t->scratch[i]);
-    t->depth_count[lower->depth] -= 2;
-    t->depth_count[lower->depth - 1]++;
-    STORE(&t->segments, t->segments - 1);
-    directory_assign(t, upper, lower);
-    STORE(&lower->depth, lower->depth - 1);
-    upper->dead = true;
-    write_end(lower);
-    structure_changed(t);
-    if (lower->slab) pool_trim(lower);
-    COUNT(t, merges);
-}
-
-/* Merge the segment that covers h with its lower buddy if both are nearly empty. */
-static bool merge_at(lapse_table *t, uint64_t h) {
-    segment *upper = locate(t, h), *lower = mergeable(t, upper);
-    if (lower == NULL) return false;
-    lock_take(&lower->lock);
-    lock_take(&upper->lock);
-    bool still = mergeable(t, upper) == lower;
-    if (still) merge(t, lower, upper);
-    lock_drop(&upper->lock);
-    lock_drop(&lower->lock);
-    if (still) retire(t, upper);
-    return still;
-}
-
-static uint32_t heap_slots_for(uint32_t entries) {
-    uint32_t slots = SEGMENT_MIN_SLOTS;
-    while (slot_limit(slots) < entries * 2) slots *= 2;
-    return slots;
-}
-
-/* The size of the heap segment that should take the place of `s`, which has far too many slots: a lone one
- * shrinks to what its entries need, one that equal hashes blew up becomes one that can be split again.
- * 0: it stays. */
-static uint32_t smaller_slots(const segment *s) {
-    uint32_t used = RELAXED(&s->used), slots = s->depth > 0 ? SEGMENT_SLOTS : heap_slots_for(used);
-    bool giant = segment_slots(s) > SEGMENT_SLOTS && used <= MERGE_ENTRIES;
-    return giant || (s->depth == 0 && slots * SPARE <= segment_slots(s)) ? slots : 0;
-}
-
-/* Put `small` in the place of the segment that covers h, if it still should and can. */
-static bool shrink_to_heap(lapse_table *t, uint64_t h, segment *small) {
-    segment *s = locate(t, h);
-    uint32_t slots = segment_slots(small);
-    if (smaller_slots(s) != slots) return false;
-    lock_take(&s->lock);
-    bool fits = s->used <= slot_limit(slots);
-    if (fits) replace_segment(t, s, small);
-    lock_drop(&s->lock);
-    if (fits) retire(t, s);
-    return fits;
-}
-
-static void narrow(lapse_table *t, uint64_t h) {
-    segment *s = lock_segment(t, h);
-    if (s->slab && segment_slots(s) == SEGMENT_SLOTS && s->used <= MERGE_ENTRIES && t->scratch) {
-        refit(t, s, SEGMENT_HALF_SLOTS);
-        pool_trim(s);
-    }
-    lock_drop(&s->lock);
-}
-
-static uint32_t shrink_in_place(lapse_table *t, uint64_t h) {
-    lock_take(&t->directory_lock);
-    narrow(t, h);
-    while (merge_at(t, h)) continue;
-    directory_fit(t);
-    uint32_t slots = smaller_slots(locate(t, h));
-    lock_drop(&t->directory_lock);
-    return slots;
-}
-
-/* Give memory back around the hash h, whose segment the sweep has just left. What is short of memory to
- * do so waits for a later sweep. */
-static void shrink(lapse_table *t, uint64_t h) {
-    uint32_t slots = shrink_in_place(t, h);
-    segment *fresh = slots ? new_heap_segment(t, slots) : NULL;
-    if (fresh == NULL) return;
-    lock_take(&t->directory_lock);
-    segment *old = retired_take(t, slots);
-    if (old && !shrink_to_heap(t, h, old)) retire(t, old);
-    bool taken = old == NULL && shrink_to_heap(t, h, fresh);
-    lock_drop(&t->directory_lock);
-    if (!taken) t->config.memory->drop(fresh); /* nobody has seen it */
-}
-
-static bool roomy(const lapse_table *t, const segment *s) {
-    if (RELAXED(&t->segments) > 1) return s->used <= MERGE_ENTRIES;
-    return heap_slots_for(s->used) * SPARE <= segment_slots(s);
-}
 
 /* --- Sweeping --- */
 
@@ -137,14 +14,11 @@ static bool roomy(const lapse_table *t, const segment *s) {
 static size_t sweep_segment(lapse_table *t, uint64_t *cursor, int64_t now, size_t room, lapse_item *removed,
                             bool *more) {
     uint32_t slots[LAPSE_STEP];
-    uint64_t h = *cursor;
-    segment *s = lock_segment(t, h);
-    uint32_t n = segment_expired(s, now, (uint32_t)room, slots);
+    segment *s = lock_segment(t, *cursor);
+    uint32_t n = segment_expired(s, grace_before(t, now), (uint32_t)room, slots);
     for (uint32_t i = 0; i < n; i++) table_remove(t, s, slots[i], &removed[i]);
-    bool done = n < room, spare = done && roomy(t, s);
-    *more = done ? advance(cursor, s) : true;
+    *more = n < room ? segment_pass(cursor, s) : true;
     lock_drop(&s->lock);
-    if (spare) shrink(t, h);
     return n;
 }
 
@@ -174,16 +48,18 @@ static void bury(lapse_table *t, segment *s) {
     lock_drop(&s->lock);
 }
 
-/* Move every segment from the directory to the graveyard, and answer how many entries they hold; what a forked parent had buried already is
- * passed over. Under the directory lock. */
-static uint64_t bury_all(lapse_table *t) {
+/* Move every segment from the directory to the graveyard, and answer how many entries they hold, and what those
+ * weigh; what a forked parent had buried already is passed over. Under the directory lock. */
+static uint64_t bury_all(lapse_table *t, uint64_t *weight) {
     uint64_t entries = 0;
+    *weight = 0;
     for (uint64_t cursor = 0, more = 1; more;) {
         segment *s = locate(t, cursor);
-        more = advance(&cursor, s);
+        more = segment_pass(&cursor, s);
         if (s->dead) continue;
         bury(t, s);
         entries += s->used;
+        *weight += s->weights ? s->weight : s->used;
     }
     return entries;
 }
@@ -212,9 +88,10 @@ lapse_status lapse_detach(lapse_table *t) {
     segment *old = retired_take(t, SEGMENT_MIN_SLOTS), *blank = old ? old : fresh;
     lock_take(&blank->lock);
     fence_cleared(&t->fence); /* what is filled from here on, into a segment not yet buried, is not stored */
-    uint64_t entries = bury_all(t);
+    uint64_t weight, entries = bury_all(t, &weight);
     index_put_aside(&t->index);
-    if (t->order.on) order_restart(&t->order, entries, &old_order);
+    if (t->order.on) order_restart(&t->order, entries, weight, &old_order);
+    duel_restart(&t->duel);
     fence_cleared(&t->fence); /* nor what was loaded meanwhile */
     start_over(t, blank);
     lock_drop(&blank->lock);
@@ -233,19 +110,30 @@ lapse_status lapse_detach(lapse_table *t) {
 bool lapse_after_fork(lapse_table *t) {
     bool burying = false;
     lock_init(&t->directory_lock);
+    t->releasing = false;
+#if LAPSE_THREADS
+    pins_after_fork(t);
+#endif
     for (uint64_t cursor = 0, more = 1; more;) {
         segment *s = locate(t, cursor);
         lock_init(&s->lock);
         burying |= s->dead;
-        more = advance(&cursor, s);
+        more = segment_pass(&cursor, s);
     }
     for (segment *s = t->retired; s; s = s->next) lock_init(&s->lock);
     for (segment *s = t->graveyard; s; s = s->next) lock_init(&s->lock);
     pool_reset_locks(&t->pool);
+    pool_renew(&t->pool);
     lock_init(&t->index.lock);
     lock_init(&t->order.lock);
+    lock_init(&t->duel.lock);
+    lock_init(&t->duel.evicting);
     fence_reset_locks(&t->fence);
     bool removing = fence_abandon_passes(&t->fence);
+    STORE(&t->storms, 0);
+#if LAPSE_THREADS
+    table_recount(t);
+#endif
     if (burying || removing) lapse_detach(t);
     return burying || removing;
 }
@@ -282,7 +170,8 @@ lapse_status lapse_drain(lapse_table *t, lapse_item *removed, size_t *n) {
 /* Give every entry up and leave no segment: only lapse_table_free() may follow. */
 void empty_for_good(lapse_table *t) {
     lapse_item removed[LAPSE_STEP];
-    bury_all(t);
+    uint64_t weight;
+    bury_all(t, &weight);
     index_put_aside(&t->index);
     t->directory = 0;
     for (lapse_status status = LAPSE_MORE; status == LAPSE_MORE;) {
@@ -299,16 +188,16 @@ static void copy_out(const segment *s, uint32_t slot, lapse_item *out) {
     segment_read(s, slot, &r);
     object_ref(r.e.key);
     object_ref(r.e.value);
-    *out = (lapse_item){r.e.key, r.e.value, r.deadline, r.ttl, r.limit, r.own};
+    *out = (lapse_item){r.e.key, r.e.value, r.deadline, r.ttl, r.limit, r.cost, r.own};
 }
 
-static size_t collect_segment(const segment *s, uint64_t from, int64_t at, lapse_item *out) {
+static size_t collect_segment(lapse_table *t, const segment *s, uint64_t from, int64_t at, lapse_item *out) {
     size_t n = 0;
     for (uint32_t g = 0; g < s->groups; g++)
         for (group_mask m = group_full(group_load(s->ctrl + g * GROUP_SLOTS)); m; m &= m - 1) {
             uint32_t slot = g * GROUP_SLOTS + mask_slot(m);
             bool live = DEADLINE_RANK(*deadline_at(s, slot)) >= (uint64_t)at;
-            if (live && *hash_at(s, slot) >= from) copy_out(s, slot, &out[n++]);
+            if (live && *hash_at(s, slot) >= from && !table_dooms(t, s, slot)) copy_out(s, slot, &out[n++]);
         }
     return n;
 }
@@ -325,8 +214,8 @@ lapse_status lapse_collect(lapse_table *t, uint64_t *cursor, int64_t now, lapse_
         lock_drop(&s->lock);
         return LAPSE_NO_ROOM;
     }
-    *n = collect_segment(s, *cursor, at, out);
-    bool more = advance(cursor, s);
+    *n = collect_segment(t, s, *cursor, at, out);
+    bool more = segment_pass(cursor, s);
     lock_drop(&s->lock);
     return more ? LAPSE_MORE : LAPSE_OK;
 }
@@ -335,7 +224,7 @@ static bool pop_from(lapse_table *t, segment *s, int64_t at, lapse_item *removed
     for (uint32_t g = 0; g < s->groups && s->used > 0; g++)
         for (group_mask m = group_full(group_load(s->ctrl + g * GROUP_SLOTS)); m; m &= m - 1) {
             uint32_t slot = g * GROUP_SLOTS + mask_slot(m);
-            if (DEADLINE_RANK(*deadline_at(s, slot)) < (uint64_t)at) continue;
+            if (DEADLINE_RANK(*deadline_at(s, slot)) < (uint64_t)at || table_dooms(t, s, slot)) continue;
             if (UNLIKELY(RELAXED(&t->fence.out) > 0))
                 fence_mark_key(&t->fence, *hash_at(s, slot), entry_at(s, slot)->key);
             table_remove(t, s, slot, removed);
@@ -348,7 +237,7 @@ static bool pop_behind(lapse_table *t, uint64_t *cursor, int64_t at, lapse_item 
     for (bool more = true; more;) {
         segment *s = lock_segment(t, *cursor);
         bool found = pop_from(t, s, at, removed);
-        if (!found) more = advance(cursor, s);
+        if (!found) more = segment_pass(cursor, s);
         lock_drop(&s->lock);
         if (found) return true;
     }

@@ -7,9 +7,13 @@
 
 #include "read.h"
 
+#include <math.h>
+
 #define LOOKUP_ROUNDS 1000u /* restarts before a comparison that always changes the table is refused */
 #define RELEASE_AHEAD 8u     /* items between fetching an object and giving it up */
 #define GOLDEN_STEP UINT64_C(0x9E3779B97F4A7C15)
+#define COST_UNIT 1000.0  /* nanoseconds */
+#define LEAST_LIKELY 36.8 /* exp(-36.8) is less than 2^-53, the least draw */
 
 const char *lapse_probe_name(void) { return LAPSE_PROBE_NAME; }
 
@@ -39,7 +43,7 @@ lapse_table *lapse_table_new(const lapse_config *config) {
     t->own_clock = config->own_clock;
     t->locked_reads = config->locked_reads || config->lru; /* a read moves its entry's node */
     bool locked = LAPSE_THREADS && t->locked_reads;
-    t->quick = config->mode == LAPSE_FIXED && !config->own_clock && !locked && !config->lru;
+    t->quick = config->mode == LAPSE_FIXED && !config->own_clock && !locked;
     t->slack = clock_slack();
     t->tick = config->own_clock ? 0 : clock_tick();
     t->random = config->seed;
@@ -47,8 +51,12 @@ lapse_table *lapse_table_new(const lapse_config *config) {
     lock_init(&t->index.lock);
     t->index.epoch = 1;
     fence_init(&t->fence);
-    order_init(&t->order, config->lru, config->max_entries);
-    segment_arrays arrays = {.ttls = config->mode != LAPSE_FIXED, .nodes = config->lru};
+    order_init(&t->order, config->lru || config->duel, config->weigher != NULL, config->max_entries);
+    duel_init(&t->duel, config->duel, config->weigher ? LEAST_CAPACITY : config->max_entries, config->seed);
+    segment_arrays arrays = {
+        .ttls = config->mode != LAPSE_FIXED, .nodes = config->lru, .marks = config->duel};
+    arrays.weights = config->weigher != NULL && t->order.on;
+    arrays.costs = config->mode == LAPSE_PROBABILISTIC;
     arrays.limits = config->mode == LAPSE_SLIDING && config->max_lifetime != LAPSE_NEVER;
     pool_init(&t->pool, memory, arrays);
     if (first_segment(t)) return t;
@@ -62,6 +70,7 @@ void lapse_table_free(lapse_table *t) {
     if (t->directory) empty_for_good(t);
     fence_free(&t->fence, memory);
     order_free(&t->order, memory);
+    duel_free(&t->duel, memory);
     while (t->retired) {
         segment *s = t->retired;
         t->retired = s->next;
@@ -69,7 +78,7 @@ void lapse_table_free(lapse_table *t) {
     }
     for (uint32_t d = 0; d <= MAX_DEPTH; d++)
         if (t->arrays[d]) memory->drop(t->arrays[d]);
-    if (t->scratch) memory->drop(t->scratch);
+    if (t->scratch) memory->unmap(t->scratch, SCRATCH_BYTES);
     pool_free(&t->pool);
     memory->drop(t);
 }
@@ -98,27 +107,34 @@ double draw(lapse_table *t) {
 
 /* The linear ramp: within the last `early_factor` of its lifetime an entry ends with a probability
  * that grows from 0 to 1. */
-lapse_status judge_early(lapse_table *t, int64_t deadline, int64_t ttl, int64_t at) {
-    double ramp = (double)ttl * t->config.early_factor, left = (double)(deadline - at);
+lapse_status judge_early(lapse_table *t, dates d, int64_t at) {
+    double ramp = (double)d.ttl * t->config.early_factor, left = (double)(d.deadline - at);
     if (left >= ramp) return LAPSE_OK;
     return draw(t) < (ramp - left) / ramp ? LAPSE_EARLY : LAPSE_OK;
 }
 
+/* XFetch (Vattani, Chierichetti, Lowenstein, VLDB 2015): reload if now - cost * beta * ln(rand) >= deadline, which is
+ * true with the probability exp(-left / (cost * beta)). Without a known cost the ramp decides. */
+lapse_status judge_refresh(lapse_table *t, dates d, int64_t at) {
+    if (d.cost == 0) return judge_early(t, d, at);
+    double scale = (double)d.cost * COST_UNIT * t->config.beta, left = (double)(d.deadline - at);
+    if (left > scale * LEAST_LIKELY) return LAPSE_OK;
+    return 1.0 - draw(t) <= exp(-left / scale) ? LAPSE_EARLY : LAPSE_OK;
+}
+
 /* --- Locking and finding --- */
 
-/* Lock the segment that covers h. */
-segment *lock_segment(lapse_table *t, uint64_t h) {
-    for (;;) {
-        segment *s = locate(t, h);
-        PREFETCH(&s->next_rank);
-        lock_take(&s->lock);
-        if (LIKELY(!s->dead && segment_covers(s, h))) return s;
-        lock_drop(&s->lock);
-        /* Somebody replaces segments: wait for them where the interpreter knows that we wait. Who
-         * holds this lock sees the directory as it is and does not come here. */
-        lock_take(&t->directory_lock);
-        lock_drop(&t->directory_lock);
-    }
+/* Somebody replaces segments: wait for them where the interpreter knows that we wait. Who holds this lock sees the
+ * directory as it is and does not come here. */
+NOINLINE void await_segments(lapse_table *t) {
+    lock_take(&t->directory_lock);
+    lock_drop(&t->directory_lock);
+}
+
+/* Wait for the lock of a segment that may leave the table meanwhile: table_unpin() when that is known. */
+NOINLINE void wait_for_lock(lapse_table *t, segment *s) {
+    table_pin(t);
+    lock_take(&s->lock);
 }
 
 /* What a comparison said about this key object before, or -1. */
@@ -136,24 +152,29 @@ static void verdict_add(lookup *l, lapse_object *k, bool equal) {
     if (old) object_unref(old);
 }
 
+/* Lock the segment of the view again, if it has not changed. */
+static bool lock_again(const lapse_table *t, view v) {
+    if (!view_holds(t, v)) return false;
+    lock_take(&v.s->lock);
+    if (view_holds(t, v)) return true;
+    lock_drop(&v.s->lock);
+    return false;
+}
+
 /* Run the user's comparison with no lock held, then lock again. OK: equal; ABSENT: not equal; MORE:
  * the segment changed meanwhile; RAISED. Only after OK and ABSENT is the segment locked. */
 static lapse_status ask_unlocked(lookup *l, lapse_table *t, lapse_object *k, lapse_object *key) {
     view v = {.s = l->s, .seq = l->s->seq, .structure = structure_of(t)};
     object_ref(k);
+    table_pin(t);
     lock_drop(&l->s->lock);
     int equal = object_equal(k, key);
-    if (equal < 0) {
-        object_unref(k);
-        return LAPSE_RAISED;
-    }
-    verdict_add(l, k, equal > 0);
-    if (!view_holds(t, v)) return LAPSE_MORE;
-    lock_take(&l->s->lock);
-    if (!view_holds(t, v)) {
-        lock_drop(&l->s->lock);
-        return LAPSE_MORE;
-    }
+    if (equal < 0) object_unref(k);
+    else verdict_add(l, k, equal > 0);
+    bool locked = equal >= 0 && lock_again(t, v);
+    table_unpin(t);
+    if (equal < 0) return LAPSE_RAISED;
+    if (!locked) return LAPSE_MORE;
     return equal ? LAPSE_OK : LAPSE_ABSENT;
 }
 
@@ -191,13 +212,25 @@ static void forget_verdicts(lookup *l) {
     while (n > 0) object_unref(l->judged[--n]);
 }
 
+/* What a storm has doomed is taken out: then it is ABSENT. */
+static lapse_status strike(lookup *l, lapse_table *t, uint64_t h) {
+    segment *s = l->s;
+    if (!fence_strikes(&t->fence, h, entry_at(s, l->slot)->key, *deadline_at(s, l->slot), &l->at))
+        return LAPSE_OK;
+    table_take(t, s, l->slot, h, &l->struck);
+    l->struck_from = t;
+    return LAPSE_ABSENT;
+}
+
 /* Find a key. OK (at l->s, l->slot) and ABSENT leave the segment locked: call lookup_end(). RAISED and
  * BUSY leave nothing to end. */
 lapse_status lookup_begin(lookup *l, lapse_table *t, lapse_object *key, uint64_t h) {
     l->verdicts = 0;
+    l->struck_from = NULL;
     for (uint32_t round = 0; round < LOOKUP_ROUNDS; round++) {
         l->s = lock_segment(t, h);
         lapse_status status = search_locked(l, t, key, h);
+        if (status == LAPSE_OK && UNLIKELY(RELAXED(&t->storms) > 0)) return strike(l, t, h);
         if (status == LAPSE_OK || status == LAPSE_ABSENT) return status;
         if (status == LAPSE_RAISED) {
             forget_verdicts(l);
@@ -211,22 +244,32 @@ lapse_status lookup_begin(lookup *l, lapse_table *t, lapse_object *key, uint64_t
 void lookup_end(lookup *l) {
     lock_drop(&l->s->lock);
     if (l->verdicts) forget_verdicts(l);
+    if (UNLIKELY(l->struck_from != NULL))
+        lapse_dismiss(l->struck_from, &l->struck, 1, l->at, LAPSE_BY_PATTERN);
+}
+
+/* --- Bounds --- */
+
+/* Halve the asks of the locked segment as often as all others were: `age` times by now. */
+NOINLINE void age_segment(segment *s, uint32_t age) {
+    uint32_t due = age - s->aged;
+    for (uint32_t slot = 0; slot < segment_slots(s); slot++) {
+        uint8_t mark = RELAXED(&s->marks[slot]),
+                asks = due > DUEL_ASK_BITS ? 0 : (uint8_t)(mark_asks(mark) >> due);
+        STORE(&s->marks[slot], (uint8_t)((mark & MARK_USES) | asks * MARK_ASK));
+    }
+    s->aged = age;
+}
+
+/* Something has this deadline, or may have an earlier one. */
+void table_note_rank(lapse_table *t, uint64_t rank) {
+    for (uint64_t seen = RELAXED(&t->earliest); rank < seen; seen = RELAXED(&t->earliest))
+        if (COMPARE_SWAP64(&t->earliest, seen, rank)) return;
 }
 
 /* --- Removing and giving up --- */
 
-/* Take the entry of a full slot out of the locked segment, and out of the index. The caller knows its hash, which
- * lies in a cache line of its own. */
-void table_take(lapse_table *t, segment *s, uint32_t slot, uint64_t h, lapse_item *removed) {
-    if (UNLIKELY(RELAXED(&t->index.active))) index_forget(&t->index, h, entry_at(s, slot)->key);
-    if (s->nodes) {
-        order_drop(&t->order, s->nodes[slot]);
-        order_give_token(&t->order);
-    }
-    segment_remove(s, slot, removed);
-}
-
-/* The same for a caller who does not. */
+/* table_take() for a caller who does not know the hash. */
 void table_remove(lapse_table *t, segment *s, uint32_t slot, lapse_item *removed) {
     if (UNLIKELY(RELAXED(&t->index.active)) || s->nodes) table_take(t, s, slot, *hash_at(s, slot), removed);
     else segment_remove(s, slot, removed);
@@ -278,6 +321,13 @@ static void count_cause(lapse_table *t, lapse_cause cause, size_t n) {
  * expired. Answers how many had not. */
 size_t lapse_dismiss(lapse_table *t, lapse_item *items, size_t n, int64_t at, lapse_cause cause) {
     size_t live = 0;
+    if (n == 1) {
+        bool late = passed(items->deadline, at);
+        if (late) cause = LAPSE_BY_DEADLINE;
+        count_cause(t, cause, 1);
+        lapse_farewell(t, items, 1, cause);
+        return !late;
+    }
     for (size_t i = 0; i < n; i++) {
         if (passed(items[i].deadline, at)) continue;
         if (live < i) {
@@ -299,19 +349,22 @@ size_t lapse_dismiss(lapse_table *t, lapse_item *items, size_t n, int64_t at, la
 /* Move a sliding entry's deadline, forward only: two readers may come in either order. The lock, and seq
  * unchanged under it, make sure that the slot was not deleted and used again meanwhile; once a tick and
  * entry at most, so readers seldom meet. */
-NOINLINE void rearm(segment *s, uint32_t slot, uint64_t seq, int64_t deadline) {
-    lock_take(&s->lock);
+NOINLINE void rearm(lapse_table *t, segment *s, uint32_t slot, uint64_t seq, int64_t deadline) {
+    bool waits = !lock_try(&s->lock);
+    if (waits) wait_for_lock(t, s);
     if (s->seq == seq && *deadline_at(s, slot) < deadline) STORE(deadline_at(s, slot), deadline);
     lock_drop(&s->lock);
+    if (waits) table_unpin(t);
 }
 
-static lapse_status settle_hit(lapse_table *t, segment *s, uint32_t slot, int64_t now, bool quiet) {
+static lapse_status settle_hit(lapse_table *t, segment *s, uint32_t slot, int64_t now, read_kind kind) {
     dates d = dates_at(s, slot);
     int64_t at = 0;
     if (d.deadline != LAPSE_NEVER && deadline_passed(t, d.deadline, now, &at)) return LAPSE_EXPIRED;
-    if (!quiet && s->nodes) order_use(&t->order, s->nodes[slot]);
-    if (quiet || d.deadline == LAPSE_NEVER) return LAPSE_OK;
-    if (t->mode == LAPSE_PROBABILISTIC) return judge_early(t, d.deadline, d.ttl, at);
+    if (kind != READ_QUIET) note_use(t, s, slot);
+    if (kind == READ_QUIET || d.deadline == LAPSE_NEVER) return LAPSE_OK;
+    if (t->mode == LAPSE_PROBABILISTIC)
+        return kind == READ_TO_REFRESH ? judge_refresh(t, d, at) : judge_early(t, d, at);
     if (t->mode != LAPSE_SLIDING || d.ttl == LAPSE_NEVER) return LAPSE_OK;
     int64_t slid = slid_deadline(d, at);
     if (slid - d.deadline > t->tick) STORE(deadline_at(s, slot), slid);
@@ -319,12 +372,12 @@ static lapse_status settle_hit(lapse_table *t, segment *s, uint32_t slot, int64_
 }
 
 /* The read that no writer can turn away: it holds the segment's lock. */
-NOINLINE lapse_status read_under_lock(lapse_table *t, lapse_object *key, uint64_t h, int64_t now, bool quiet,
-                                      lapse_object **value) {
+NOINLINE lapse_status read_under_lock(lapse_table *t, lapse_object *key, uint64_t h, int64_t now,
+                                      read_kind kind, lapse_object **value) {
     lookup l;
     lapse_status status = lookup_begin(&l, t, key, h);
     if (status != LAPSE_OK && status != LAPSE_ABSENT) return status;
-    if (status == LAPSE_OK) status = settle_hit(t, l.s, l.slot, now, quiet);
+    if (status == LAPSE_OK) status = settle_hit(t, l.s, l.slot, now, kind);
     if (status == LAPSE_OK || status == LAPSE_EARLY) object_ref(*value = entry_at(l.s, l.slot)->value);
     lookup_end(&l);
     return status;
@@ -340,7 +393,7 @@ static NOINLINE lapse_status discard(lapse_table *t, lapse_object *key, uint64_t
     if (status > LAPSE_ABSENT) return status;
     bool gone = status == LAPSE_OK;
     if (gone && why == LAPSE_EARLY) gone = entry_at(l.s, l.slot)->value == doomed;
-    else if (gone) gone = passed(*deadline_at(l.s, l.slot), lapse_now(t, now));
+    else if (gone) gone = passed(*deadline_at(l.s, l.slot), grace_before(t, lapse_now(t, now)));
     if (gone) table_take(t, l.s, l.slot, h, &removed);
     lookup_end(&l);
     if (!gone) return why;
@@ -354,7 +407,7 @@ static NOINLINE lapse_status discard(lapse_table *t, lapse_object *key, uint64_t
  * An entry found expired, or ended by the draw, is removed. Counts a hit or a miss. */
 lapse_status lapse_get(lapse_table *t, lapse_object *key, uint64_t hash, int64_t now, lapse_object **value) {
     uint64_t h = mix_hash(hash);
-    lapse_status status = table_read(t, key, h, now, false, value);
+    lapse_status status = table_read(t, key, h, now, READ_PLAIN, value);
     if (LIKELY(status == LAPSE_OK)) {
         COUNT(t, hits);
         return LAPSE_OK;
@@ -369,10 +422,23 @@ lapse_status lapse_get(lapse_table *t, lapse_object *key, uint64_t hash, int64_t
     return status;
 }
 
+/* The same, but EARLY is a ticket: the caller alone should reload the entry, which stays, and `*value` is a new
+ * reference to what it holds. Counts a hit. */
+lapse_status lapse_get_or_ticket(lapse_table *t, lapse_object *key, uint64_t hash, int64_t now,
+                                 lapse_object **value) {
+    uint64_t h = mix_hash(hash);
+    lapse_status status = table_read(t, key, h, now, READ_TO_REFRESH, value);
+    if (status == LAPSE_EXPIRED) status = discard(t, key, h, LAPSE_EXPIRED, NULL, now);
+    if (status == LAPSE_ABSENT || status == LAPSE_EXPIRED) COUNT(t, misses);
+    if (status == LAPSE_OK || status == LAPSE_EARLY) COUNT(t, hits);
+    if (status == LAPSE_EARLY) COUNT(t, tickets);
+    return status;
+}
+
 /* Is there a live entry? OK, ABSENT, EXPIRED, RAISED or BUSY; nothing is touched, drawn or counted. */
 lapse_status lapse_has(lapse_table *t, lapse_object *key, uint64_t hash, int64_t now) {
     lapse_object *value;
-    lapse_status status = table_read(t, key, mix_hash(hash), now, true, &value);
+    lapse_status status = table_read(t, key, mix_hash(hash), now, READ_QUIET, &value);
     if (status == LAPSE_OK) object_unref(value);
     return status;
 }
@@ -388,7 +454,7 @@ lapse_status lapse_peek(lapse_table *t, lapse_object *key, uint64_t hash, int64_
         if (passed(r.deadline, lapse_now(t, now))) status = LAPSE_EXPIRED;
     }
     if (status == LAPSE_OK) {
-        *out = (lapse_item){r.e.key, r.e.value, r.deadline, r.ttl, r.limit, r.own};
+        *out = (lapse_item){r.e.key, r.e.value, r.deadline, r.ttl, r.limit, r.cost, r.own};
         object_ref(r.e.key);
         object_ref(r.e.value);
     }
@@ -410,8 +476,12 @@ size_t lapse_len(lapse_table *t, int64_t now) {
         more = cursor != 0;
     }
     /* Segments are counted one after the other: an entry that makes way may be counted, and the other one too. */
-    return t->order.on && live > t->order.limit ? (size_t)t->order.limit : live;
+    uint64_t limit = t->order.on && !t->order.weighed ? RELAXED(&t->order.limit) : UINT64_MAX;
+    return live > limit ? (size_t)limit : live;
 }
+
+/* What the entries of a bounded table weigh together; of another one, 0. */
+uint64_t lapse_weight(const lapse_table *t) { return RELAXED(&t->order.tokens); }
 
 size_t lapse_segments(const lapse_table *t) { return RELAXED(&t->segments); }
 
@@ -428,8 +498,9 @@ size_t lapse_tracking_bytes(lapse_table *t) { return index_bytes(&t->index) + fe
 size_t lapse_bytes(lapse_table *t) {
     lock_take(&t->directory_lock); /* nobody makes, replaces or refits a segment now */
     size_t bytes = sizeof *t + t->pool.slabs * sizeof(slab) + lapse_tracking_bytes(t);
-    bytes += order_bytes(&t->order);
-    if (t->scratch) bytes += SEGMENT_SLOTS * sizeof(record);
+    bytes += pool_bytes_idle(&t->pool);
+    bytes += order_bytes(&t->order) + duel_bytes(&t->duel);
+    if (t->scratch) bytes += SCRATCH_BYTES;
     for (uint32_t d = 0; d <= MAX_DEPTH; d++)
         if (t->arrays[d]) bytes += sizeof(segment *) << d;
     for (const segment *s = t->retired; s; s = s->next) bytes += segment_bytes(t, s);
@@ -480,17 +551,24 @@ static bool check_index(lapse_table *t) {
     return found == postings;
 }
 
-/* Every entry has a node, and every node an entry. */
-static bool check_order(lapse_table *t) {
-    size_t nodes, entries = 0;
+/* Every entry has its tokens, and a node, or if it is young an item of the ring; no count has overflowed. */
+static bool check_bound(lapse_table *t) {
+    size_t nodes;
+    uint64_t entries = 0, young = 0, weight = 0;
     if (!order_check(&t->order, &nodes)) return false;
     for (uint64_t cursor = 0, more = 1; more && t->order.on;) {
         const segment *s = locate(t, cursor);
         entries += s->used;
+        weight += s->weights ? s->weight : s->used;
+        for (uint32_t slot = 0; slot < segment_slots(s) && s->counted; slot++) {
+            young += (s->ctrl[slot] & CTRL_FULL) && bit_test(s->young, slot);
+            if (s->marks[slot] > (MARK_USES | MARK_ASKS)) return false;
+        }
         cursor = segment_last_hash(s) + 1;
         more = cursor != 0;
     }
-    return entries == nodes;
+    if (weight != t->order.tokens || (t->order.weighed && entries != t->order.entries)) return false;
+    return t->duel.on ? young <= t->duel.ring_size : entries == nodes || !t->order.on;
 }
 
 /* Walk every invariant of the table and its segments; nobody else may be using it meanwhile. */
@@ -507,5 +585,6 @@ bool lapse_check(lapse_table *t) {
         segments++;
         deepest = s->depth > deepest ? s->depth : deepest;
     }
-    return segments == t->segments && deepest == bits && check_index(t) && check_order(t);
+    if (segments != t->segments || deepest != bits || !pool_check(&t->pool)) return false;
+    return check_index(t) && check_bound(t);
 }

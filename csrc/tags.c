@@ -1,124 +1,13 @@
 /* The tag index: see tags.h for what it holds, its invariants and who may call it. */
-#include "tags.h"
+#include "tags_body.h"
 
-#include "levels.h"
-
-#include <assert.h>
 #include <string.h>
 
 #define WALK_ROUNDS 64u /* postings that each walk passes in one step */
 #define KEY_LINE 64u /* a key's text may begin in the line behind its head */
-#define GROW_AHEAD 4u /* buckets between fetching and dividing */
 #define SETTLE_STEP 32u /* names given up in one step */
 #define SETTLE_BUCKETS 1024u /* label buckets looked into in one step */
 #define COMPARED_TAGS 8u /* up to so many, an entry's tags are compared with the new ones before a change */
-
-/* A label or a posting. A label's list is a ring through the label itself, which stands between the newest
- * posting and the oldest. */
-typedef struct {
-    uint64_t hash;        /* of the label; of the posting's entry */
-    lapse_object *object; /* a label: its name, NULL for a prefix. A posting: the key, NULL for a walk */
-    uint32_t chain;       /* the next node of the bucket, of the free list, or of the morgue */
-    uint32_t newer, older; /* a label: its oldest and its newest posting */
-    union {
-        uint32_t label; /* a posting's */
-        uint32_t count; /* a label's postings, walks aside */
-    };
-} node;
-
-static_assert(sizeof(void *) != 8 || sizeof(node) == 32, "two nodes a cache line");
-
-/* Both hashes chain nodes through `chain`, which starts in a bucket. */
-enum { LABELS, MEMBERS, HASHES };
-
-#define ELEMENT_BYTES \
-    (sizeof(node) + HASHES * sizeof(uint32_t)) /* of a level: a node and a bucket of each hash */
-
-struct index_body {
-    uint8_t *levels[LEVELS]; /* nodes[n] | label buckets[n] | member buckets[n] */
-    uint32_t level_count;
-    uint32_t made, used, freed; /* nodes ever taken, nodes in use, the first of the free list */
-    uint32_t count[HASHES], buckets[HASHES];
-    uint32_t morgue;  /* labels that died, whose names are not yet given up */
-    uint32_t drained; /* of a body put aside: label buckets whose names are given up */
-    index_body *next;
-};
-
-/* --- Nodes and buckets; 0 is no node --- */
-
-static node *node_at(const index_body *b, uint32_t id) {
-    uint32_t k = level_of(id);
-    return (node *)(void *)b->levels[k] + place_in_level(id, k);
-}
-
-static uint32_t *bucket_at(const index_body *b, int which, uint32_t i) {
-    uint32_t k = level_of(i);
-    uint32_t *arrays = (uint32_t *)(void *)((node *)(void *)b->levels[k] + level_elements(k));
-    return arrays + level_elements(k) * (size_t)which + place_in_level(i, k);
-}
-
-static bool has_room(const index_body *b, size_t nodes) {
-    return b && levels_capacity(b->level_count) - 1 - b->used >= nodes;
-}
-
-static uint32_t take_node(index_body *b) {
-    uint32_t id = b->freed;
-    if (id) b->freed = node_at(b, id)->chain;
-    else id = ++b->made;
-    b->used++;
-    return id;
-}
-
-static void give_node(index_body *b, uint32_t id) {
-    node_at(b, id)->chain = b->freed;
-    b->freed = id;
-    b->used--;
-}
-
-/* --- Linear hashing --- */
-
-static uint32_t bucket_of(const index_body *b, int which, uint64_t hash) {
-    uint32_t n = b->buckets[which];
-    if (n == 1) return 0;
-    uint32_t mask = (2u << highest_bit(n - 1)) - 1, i = (uint32_t)hash & mask;
-    return i < n ? i : i & (mask >> 1);
-}
-
-static uint32_t *chain_of(const index_body *b, int which, uint64_t hash) {
-    return bucket_at(b, which, bucket_of(b, which, hash));
-}
-
-/* One bucket more: it takes its share from the bucket that stood for it. */
-static void grow(index_body *b, int which) {
-    uint32_t fresh = b->buckets[which]++, old = fresh & ~(1u << highest_bit(fresh));
-    uint32_t *to = bucket_at(b, which, fresh), *link = bucket_at(b, which, old);
-    while (*link) {
-        node *n = node_at(b, *link);
-        uint32_t id = *link;
-        if (bucket_of(b, which, n->hash) != fresh) {
-            link = &n->chain;
-            continue;
-        }
-        *link = n->chain;
-        n->chain = *to;
-        *to = id;
-    }
-    uint32_t ahead = *bucket_at(b, which, old + GROW_AHEAD < fresh ? old + GROW_AHEAD : 0);
-    if (ahead) PREFETCH(node_at(b, ahead)); /* buckets are divided one after the other */
-}
-
-static void chain_in(index_body *b, int which, uint32_t id) {
-    node *n = node_at(b, id);
-    if (++b->count[which] > b->buckets[which]) grow(b, which);
-    uint32_t *first = chain_of(b, which, n->hash);
-    n->chain = *first;
-    *first = id;
-}
-
-static void chain_out(index_body *b, int which, uint32_t *link) {
-    *link = node_at(b, *link)->chain;
-    b->count[which]--;
-}
 
 /* --- Labels --- */
 
@@ -150,6 +39,7 @@ static void bury_empty(tag_index *ix, uint32_t id) {
     index_body *b = ix->body;
     node *l = node_at(b, id);
     if (l->older != id) return;
+    if (id == b->moved.to) label_moved(b);
     chain_out(b, LABELS, label_link(b, l->hash, l->object));
     if (l->object == NULL) {
         give_node(b, id);
@@ -158,23 +48,6 @@ static void bury_empty(tag_index *ix, uint32_t id) {
     l->chain = b->morgue;
     b->morgue = id;
     settle_later(ix);
-}
-
-/* --- Rings --- */
-
-/* Put a node between `older` and what follows it. */
-static void ring_in(const index_body *b, uint32_t id, uint32_t older) {
-    node *n = node_at(b, id), *o = node_at(b, older);
-    n->older = older;
-    n->newer = o->newer;
-    node_at(b, o->newer)->older = id;
-    o->newer = id;
-}
-
-static void ring_out(const index_body *b, uint32_t id) {
-    const node *n = node_at(b, id);
-    node_at(b, n->older)->newer = n->newer;
-    node_at(b, n->newer)->older = n->older;
 }
 
 /* --- Postings --- */
@@ -188,7 +61,7 @@ static void attach(index_body *b, uint32_t label, uint64_t hash, lapse_object *k
 }
 
 static void detach(tag_index *ix, uint32_t *link) {
-    uint32_t id = *link, label = node_at(ix->body, id)->label;
+    uint32_t id = *link, label = label_of(ix->body, node_at(ix->body, id));
     chain_out(ix->body, MEMBERS, link);
     ring_out(ix->body, id);
     give_node(ix->body, id);
@@ -201,7 +74,7 @@ static bool posts(const node *n, uint64_t hash, const lapse_object *key) {
 }
 
 static bool is_tag(const index_body *b, const node *posting) {
-    return node_at(b, posting->label)->object != NULL;
+    return node_at(b, label_of(b, posting))->object != NULL;
 }
 
 static void put_aside(tag_index *ix) {
@@ -310,7 +183,7 @@ static bool has_prefix(const index_body *b, uint64_t hash, const lapse_object *k
     const node *n;
     for (uint32_t id = *chain_of(b, MEMBERS, hash); id; id = n->chain) {
         n = node_at(b, id);
-        if (posts(n, hash, key) && !is_tag(b, n) && node_at(b, n->label)->hash == prefix) return true;
+        if (posts(n, hash, key) && !is_tag(b, n) && node_at(b, label_of(b, n))->hash == prefix) return true;
     }
     return false;
 }
@@ -337,7 +210,7 @@ static size_t compare_tags(const index_body *b, uint64_t hash, const lapse_objec
         if (!posts(p, hash, key) || !is_tag(b, p)) continue;
         has++;
         for (size_t i = 0; i < n && n <= COMPARED_TAGS; i++)
-            known += is_label(node_at(b, p->label), tags->hashes[i], tags->names[i]);
+            known += is_label(node_at(b, label_of(b, p)), tags->hashes[i], tags->names[i]);
     }
     *same = has == n && known == n;
     return has;
@@ -390,7 +263,7 @@ bool index_bears(tag_index *ix, const label_walk *w, uint64_t hash, const lapse_
         const node *n;
         for (uint32_t id = *chain_of(ix->body, MEMBERS, hash); id && !bears; id = n->chain) {
             n = node_at(ix->body, id);
-            bears = posts(n, hash, key) && n->label == w->label;
+            bears = posts(n, hash, key) && label_of(ix->body, n) == w->label;
         }
     }
     lock_drop(&ix->lock);
@@ -408,7 +281,7 @@ size_t index_tags(tag_index *ix, uint64_t hash, const lapse_object *key, lapse_o
         for (uint32_t id = *chain_of(ix->body, MEMBERS, hash); id; id = p->chain) {
             p = node_at(ix->body, id);
             if (posts(p, hash, key) && is_tag(ix->body, p))
-                object_ref(names[filled++] = node_at(ix->body, p->label)->object);
+                object_ref(names[filled++] = node_at(ix->body, label_of(ix->body, p))->object);
         }
     }
     lock_drop(&ix->lock);
@@ -445,6 +318,7 @@ lapse_status index_walk_begin(tag_index *ix, uint64_t hash, lapse_object *name, 
         w->cursor = take_node(b);
         *node_at(b, w->cursor) = (node){.label = w->label};
         ring_in(b, w->cursor, w->label); /* behind the oldest */
+        b->walks++;
     }
     lock_drop(&ix->lock);
     return status;
@@ -484,7 +358,7 @@ size_t index_walk_next(tag_index *ix, label_walk *walks, size_t n, candidate_fil
     size_t found = 0;
     bool more = n > 0;
     lock_take(&ix->lock);
-    const index_body *b = ix->body;
+    index_body *b = ix->body;
     for (size_t i = 0; i < n; i++) {
         at[i] = (walker){.at = walks[i].cursor};
         if (ix->epoch != walks[i].epoch) walks[i].left = 0; /* all of them were cleared */
@@ -513,6 +387,7 @@ void index_walk_end(tag_index *ix, label_walk *w) {
     if (ix->epoch == w->epoch) {
         ring_out(ix->body, w->cursor);
         give_node(ix->body, w->cursor);
+        ix->body->walks--;
         bury_empty(ix, w->label);
         rest_if_empty(ix);
     }
@@ -637,8 +512,10 @@ bool index_settle(tag_index *ix, const lapse_memory *memory) {
 /* --- Facts --- */
 
 static size_t body_bytes(const index_body *b) {
-    size_t bytes = sizeof *b;
-    return bytes + levels_capacity(b->level_count) * ELEMENT_BYTES;
+    size_t bytes = sizeof *b + levels_bytes(b->level_count, b->touched + 1, sizeof(node), ELEMENT_BYTES);
+    for (int which = LABELS; which < HASHES; which++)
+        bytes += levels_bytes(b->level_count, b->most_buckets[which], sizeof(uint32_t), ELEMENT_BYTES);
+    return bytes;
 }
 
 size_t index_bytes(tag_index *ix) {
@@ -664,7 +541,8 @@ static size_t check_ring(const index_body *b, uint32_t label) {
     size_t members = 0, length = 0;
     for (uint32_t id = node_at(b, label)->newer; id != label; id = node_at(b, id)->newer) {
         const node *p = node_at(b, id);
-        if (p->label != label || node_at(b, p->newer)->older != id || ++length > b->used) return SIZE_MAX;
+        if (label_of(b, p) != label || node_at(b, p->newer)->older != id || ++length > b->used)
+            return SIZE_MAX;
         members += p->object != NULL;
     }
     return length > 0 ? members : SIZE_MAX;
@@ -692,12 +570,19 @@ static size_t check_members(const index_body *b) {
     return postings;
 }
 
+static bool check_free(const index_body *b) {
+    uint32_t n = 0;
+    for (uint32_t id = b->freed, before = 0; id; before = id, id = node_at(b, id)->chain, n++)
+        if (id > b->made || !is_free(b, id) || node_at(b, id)->newer != before || n == b->made) return false;
+    return n == b->made - b->used && b->touched >= b->made;
+}
+
 /* Walk every invariant; *postings: how many there are. */
 bool index_check(tag_index *ix, size_t *postings) {
     const index_body *b = ix->body;
     *postings = b ? b->count[MEMBERS] : 0;
     if (ix->active != (*postings > 0 || ix->depths != 0) || (ix->built & ~ix->depths)) return false;
     if (b == NULL) return *postings == 0;
-    return check_labels(b) == *postings && check_members(b) == *postings &&
+    return check_labels(b) == *postings && check_members(b) == *postings && check_free(b) &&
            b->used >= b->count[LABELS] + b->count[MEMBERS];
 }

@@ -10,14 +10,15 @@
  * an entry out of its segment forgets it here under the same lock.
  *
  * Labels and postings are nodes of 32 bytes. They come, with the buckets of both hashes, in levels of
- * 64, 128, 256, .. nodes that never move, and both hashes grow by one bucket at a time (linear hashing; Litwin,
- * VLDB 1980): no step of an index of any size takes longer than another.
+ * 64, 128, 256, .. nodes, and both hashes grow by one bucket at a time (linear hashing; Litwin, VLDB 1980): no step
+ * of an index of any size takes longer than another. Nodes move only when a table is packed (tags_pack.c).
  *
  * Invariants (index_check() walks them)
  *   1. A label has at least one posting, or a walk stands in its list.
  *   2. `key` of a posting is the very object that the table's entry holds; it is compared, and looked into
  *      only after the entry has been found under its segment's lock.
- *   3. active is false exactly if there are no postings and no prefixes are kept.
+ *   3. A label that has moved is known to the postings from `moved.at` on by its old number, which stays taken.
+ *   4. active is false exactly if there are no postings and no prefixes are kept.
  *
  * Threads: `lock` guards everything; it is taken under a segment's lock and nothing is taken under it.
  * Writers read `active` under their segment's lock alone: whatever made the index know of an entry of that
@@ -97,6 +98,8 @@ void index_prefixes_failed(tag_index *ix, uint64_t epoch, uint32_t depth);
 
 void index_put_aside(tag_index *ix);
 bool index_settle(tag_index *ix, const lapse_memory *memory);
+bool index_is_loose(tag_index *ix);
+bool index_pack(tag_index *ix, const lapse_memory *memory);
 size_t index_bytes(tag_index *ix);
 size_t index_count(tag_index *ix, uint64_t hash, const lapse_object *key);
 bool index_check(tag_index *ix, size_t *postings);

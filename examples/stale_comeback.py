@@ -23,6 +23,7 @@ from importlib import metadata
 from typing import Any, NamedTuple
 
 from lapse import TTLCache, VersionBasedInvalidation, WriteThroughInvalidation, cached
+from lapse.loading.lazy import LazyInvalidation
 
 KEY = "user:1"
 TAGS = ("users",)
@@ -164,6 +165,19 @@ def lease_and_fill_async(cache: Any, origin: AsyncOrigin) -> tuple[Call, Call]:
     return read, read
 
 
+def stale_refresh(cache: Any, origin: Origin) -> tuple[Call, Call]:
+    """The old value is past its life, and is reloaded while others would be served."""
+    cache.set(KEY, "old", tags=TAGS)
+    cache.soft_clear()
+    return get_or_load(cache, origin)
+
+
+def stale_refresh_async(cache: Any, origin: AsyncOrigin) -> tuple[Call, Call]:
+    cache.set(KEY, "old", tags=TAGS)
+    cache.soft_clear()
+    return get_or_load_async(cache, origin)
+
+
 def write_through(cache: Any, origin: Origin) -> tuple[Call, Call]:
     """The write of the old value has reached the origin, and is overtaken there by the new one."""
     through = WriteThroughInvalidation(cache, origin)
@@ -187,6 +201,16 @@ def versioned_async(cache: Any, origin: AsyncOrigin) -> tuple[Call, Call]:
     return (lambda: reader.aget(KEY, tags=TAGS),) * 2
 
 
+def lazy(cache: Any, origin: Origin) -> tuple[Call, Call]:
+    reader = LazyInvalidation(cache, origin, start=False)
+    return (lambda: reader.get(KEY, tags=TAGS),) * 2
+
+
+def lazy_async(cache: Any, origin: AsyncOrigin) -> tuple[Call, Call]:
+    reader = LazyInvalidation(cache, origin, start=False)
+    return (lambda: reader.aget(KEY, tags=TAGS),) * 2
+
+
 def get_and_set(cache: Any, origin: Origin) -> tuple[Call, Call]:
     """What lapse cannot help: a set() says that the value is true now."""
 
@@ -204,8 +228,10 @@ WAYS: dict[str, tuple[Callable[..., tuple[Call, Call]], Callable[..., tuple[Call
     "get_or_load": (get_or_load, get_or_load_async),
     "cached": (decorated, decorated_async),
     "lease and fill": (lease_and_fill, lease_and_fill_async),
+    "stale refresh": (stale_refresh, stale_refresh_async),
     "write-through": (write_through, write_through_async),
     "versioned": (versioned, versioned_async),
+    "lazy": (lazy, lazy_async),
 }
 
 
@@ -217,6 +243,11 @@ def by_version(cache: Any, origin: Origin) -> None:
     told.invalidate_by_version(KEY, origin.version)
 
 
+def marking(cache: Any, origin: Origin) -> LazyInvalidation:
+    """It removes nothing; what it marks outdates loads all the same."""
+    return LazyInvalidation(cache, origin, start=False)
+
+
 KINDS: dict[str, Callable[[Any, Origin], object]] = {
     "key": lambda cache, origin: cache.delete(KEY),
     "pattern": lambda cache, origin: cache.delete_pattern("user:*"),
@@ -224,6 +255,9 @@ KINDS: dict[str, Callable[[Any, Origin], object]] = {
     "table": lambda cache, origin: cache.invalidate_table("user"),
     "clear": lambda cache, origin: cache.clear(),
     "version": by_version,
+    "mark": lambda cache, origin: marking(cache, origin).mark_for_invalidation(KEY),
+    "mark *": lambda c, origin: marking(c, origin).mark_pattern_for_invalidation("user:*"),
+    "mark tag": lambda c, origin: marking(c, origin).mark_tag_for_invalidation(*TAGS),
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +11,32 @@ from typing import Any
 
 import pytest
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells have it for what runs behind them
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests interrupt their children
 sys.path.insert(0, str(Path(__file__).parent))
 pytest.register_assert_rewrite("contract", "contract_time", "support")
 
 import lapse  # noqa: E402
-from support import KINDS, cache_maker  # noqa: E402
+from parallel import prepare  # noqa: E402
+from support import FREE_THREADED, KINDS, cache_maker  # noqa: E402
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What pytest-run-parallel needs, if it is asked for."""
+    prepare(config, items)
+
+
+def pytest_sessionfinish() -> None:
+    """A package that brings the GIL back would have a free-threaded run prove nothing."""
+    if FREE_THREADED and sys._is_gil_enabled():  # type: ignore[attr-defined]
+        pytest.exit("the GIL is on: this was no run without it", returncode=1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _frozen() -> None:
+    """Many tests collect garbage: let them not look at all that pytest and the imports keep."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

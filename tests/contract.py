@@ -374,13 +374,6 @@ class Contract(Fixtures):
 class OptionContract(Fixtures):
     """What the constructors accept."""
 
-    @pytest.mark.parametrize("option", ["weigher"])
-    def test_options_to_come(self, make, option):
-        """Options that are not built yet say so instead of being ignored."""
-        with pytest.raises(NotImplementedError):
-            make(**{option: 10})
-        assert len(make(**{option: None})) == 0
-
     @pytest.mark.parametrize("wrong", [1.0, -0.1, 2, math.nan])
     def test_wrong_jitter(self, make, wrong):
         """`jitter` lies in [0, 1)."""

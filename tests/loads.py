@@ -9,9 +9,11 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from lapse.flight_board import board
-from support import wait_until
+from support import FREE_THREADED, wait_until
 
-PATIENCE = 20  # seconds after which a test gives up on a thread or a task
+#: Seconds after which a test gives up on a thread or a task. Threads that contend for a lock of a
+#: free-threaded interpreter yield the processor over and over, and others may be slow to return it.
+PATIENCE = 90 if FREE_THREADED else 20
 
 
 class Counting:
@@ -141,7 +143,7 @@ async def entered(load: HeldTask) -> None:
 
 def load_tasks() -> list[asyncio.Task[Any]]:
     """The tasks that load in this loop."""
-    return [task for task in asyncio.all_tasks() if task.get_coro().__name__ == "_fly"]
+    return [task for task in asyncio.all_tasks() if task.get_coro().__name__ == "fly"]
 
 
 async def settle_down(turns: int = 20) -> None:
@@ -159,6 +161,22 @@ def everything_lands() -> Iterator[None]:
     """A fixture: no test leaves a load behind."""
     yield
     gc.collect()  # tasks of loops that are closed
-    under_way = not nothing_under_way()
+    under_way = not wait_until(nothing_under_way, 5)  # a worker settles after it has stored
     board.forget()
     assert not under_way
+
+
+class AsyncCalls:
+    """Calls aget() for get()."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def get(self, *args: Any, **options: Any) -> Any:
+        async def call() -> Any:
+            return await self.inner.aget(*args, **options)
+
+        return asyncio.run(call())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)

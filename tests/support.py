@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 import lapse
 
@@ -29,6 +35,38 @@ def cache_maker(cache_class: Any, clock: Any, fixed: dict[str, Any]) -> Callable
 
     return make
 
+
+def percent_of_hits(trace: Any, cache: Any) -> float:
+    """Hits in percent, where a miss stores the key."""
+    hits = requests = 0
+    for chunk in trace:
+        for key in chunk.keys:
+            if cache.get(key) is None:
+                cache[key] = True
+            else:
+                hits += 1
+        requests += len(chunk.keys)
+    return 100 * hits / requests
+
+
+def switching(seconds: float, autouse: bool = True) -> Any:
+    """A fixture in which threads take turns so often, where there is a GIL."""
+
+    @pytest.fixture(autouse=autouse)
+    def _switch_often() -> Iterator[None]:
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(seconds)
+        yield
+        sys.setswitchinterval(interval)
+
+    return _switch_often
+
+
+#: Does the address sanitizer (.ci/sanitize) watch this process?
+ADDRESS_SANITIZER = "asan" in os.environ.get("LD_PRELOAD", "")
+needs_real_memory = pytest.mark.skipif(
+    ADDRESS_SANITIZER, reason="the address sanitizer keeps freed memory for a while"
+)
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
@@ -86,6 +124,66 @@ def wait_until(condition: Callable[[], object], seconds: float = 10) -> bool:
     while not condition() and time.monotonic() < end:
         time.sleep(0.001)
     return bool(condition())
+
+
+def await_child(child: int, seconds: float = 20) -> int:
+    """The status of a forked child when it has ended; one that hangs is killed."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
+
+
+def in_child(work: Callable[[], Any]) -> int:
+    """Forks, runs `work` in the child and gives its exit status; a child that hangs is killed.
+
+    The allocator of GCC 12's sanitizer knows no fork: if a thread was just ending, and held a lock
+    of it, the child waits for that lock. Such a child is given another try, and a warning tells.
+    """
+    status = await_child(_forked(work))
+    for _ in range(2 * ADDRESS_SANITIZER):
+        if status == signal.SIGKILL:
+            warnings.warn("a forked child hung under the sanitizer", RuntimeWarning, stacklevel=2)
+            status = await_child(_forked(work))
+    return status
+
+
+def _forked(work: Callable[[], Any]) -> int:
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+    return child
+
+
+def in_child_of_another_thread(work: Callable[[], Any]) -> int:
+    """The same, from a thread that has none of the locks which the caller holds."""
+    status: list[int] = []
+    thread = threading.Thread(target=lambda: status.append(in_child(work)))
+    thread.start()
+    thread.join()
+    return status[0]
+
+
+def no_thread(_: Any) -> None:
+    """In place of `threading.Thread.start`, where no thread is to be had."""
+    raise RuntimeError("can't start new thread")
+
+
+@contextmanager
+def no_thread_to_be_had() -> Iterator[None]:
+    """Within this block no thread can be started."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        yield
 
 
 def run_python(code: str, *options: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support import Dying, check, run_python
+from support import Dying, check, needs_real_memory, run_python
 from test_threads import in_threads
 
 
@@ -95,6 +95,7 @@ RESIDENT = """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc says how much is resident")
+@needs_real_memory
 def test_memory_comes_back_to_the_system():
     """Of 600,000 tagged entries at most a tenth of the memory stays resident."""
     run = run_python(textwrap.dedent(RESIDENT))

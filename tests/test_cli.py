@@ -296,6 +296,7 @@ class TestOtherCommands:
         out = capsys.readouterr().out
         assert "replay" in out
         assert "bench" in out
+        assert "demo" in out
 
     def test_bench_hands_its_options_over(self, monkeypatch, tmp_path):
         """`lapse bench` passes its options on, and its status is the benchmark's."""

@@ -207,7 +207,8 @@ def test_a_subclass_overrides_setitem(make, kind):
 
 
 @pytest.mark.skipif(
-    FREE_THREADED and sys.version_info < (3, 14), reason="3.13t keeps every class for ever"
+    FREE_THREADED and sys.version_info < (3, 14),
+    reason="3.13t keeps every class for ever: python/cpython#117783",
 )
 def test_subclasses_come_and_go():
     """A subclass that is no longer used is collected."""

@@ -9,8 +9,7 @@ LAPSE_LONG=1 races a million pairs over all kinds, instead of a share of them.
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import cycle
 from time import sleep
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import lapse
-from support import check
+from support import check, switching
 from test_threads import in_threads
 
 LONG = os.environ.get("LAPSE_LONG") == "1"
@@ -123,13 +122,7 @@ class Race:
             self.stale.append((key, held, self.versions[key]))
 
 
-@pytest.fixture(autouse=True)
-def _switch_often() -> Iterator[None]:
-    """With a GIL, threads take turns every few microseconds."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(2e-6)
-    yield
-    sys.setswitchinterval(interval)
+_switch_often = switching(2e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -31,6 +31,7 @@ LOOKUPS: dict[str, Any] = {
     "delete": lambda cache, key: cache.delete(key),
     "delete_many": lambda cache, key: cache.delete_many([key]),
     "pop": lambda cache, key: cache.pop(key, None),
+    "_drop": lambda cache, key: cache._drop(key, 1),
     "touch": lambda cache, key: cache.touch(key),
     "touch_many": lambda cache, key: cache.touch_many([key]),
     "expires_in": lambda cache, key: cache.expires_in(key),

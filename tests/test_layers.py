@@ -1,6 +1,6 @@
 """The layers of the package: every module imports only from those to its left.
 
-    _core -> flight -> caches -> loading, invalidation -> sources, distributed -> web, scenarios
+    _core -> flight -> caches -> loading, invalidation -> sources -> distributed -> web, scenarios
           -> cli, integrations
 
 Up to the invalidation layer nothing but the standard library is imported from outside.
@@ -20,20 +20,37 @@ import lapse
 PACKAGE = Path(lapse.__file__).parent
 UNITS = {
     "_core": ["_core", "_queue"],
-    "flight": ["flight", "flight_board", "flight_gates"],
-    "caches": ["caches", "views", "sweeper", "forks", "events", "stats"],
+    "flight": [
+        "flight",
+        "flight_board",
+        "flight_gates",
+        "flight_lead",
+        "flight_refresh",
+        "shortage",
+    ],
+    "caches": ["caches", "bounds", "views", "sweeper", "forks", "stops", "events", "stats"],
     "loading": ["loading"],
     "invalidation": ["invalidation"],
     "sources": ["sources"],
     "distributed": ["distributed"],
     "web": ["web"],
     "scenarios": ["scenarios"],
-    "cli": ["cli", "commands", "traces", "replay", "bench", "contenders"],
+    "cli": [
+        "cli",
+        "commands",
+        "traces",
+        "replay",
+        "bench",
+        "contenders",
+        "demo",
+        "policies",
+        "terminal",
+    ],
     "integrations": ["integrations"],
 }
 LAYERS = [
-    ["_core"], ["flight"], ["caches"], ["loading", "invalidation"], ["sources", "distributed"],
-    ["web", "scenarios"], ["cli", "integrations"],
+    ["_core"], ["flight"], ["caches"], ["loading", "invalidation"], ["sources"],
+    ["distributed"], ["web", "scenarios"], ["cli", "integrations"],
 ]  # fmt: skip
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
 UNIT_OF = {module: unit for unit, modules in UNITS.items() for module in modules}

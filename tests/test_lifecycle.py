@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import gc
-import os
 import sys
+import threading
 import weakref
 from pathlib import Path
 
 import pytest
 
-from support import KINDS, Dying, Key, check, wait_until
+from lapse.sweeper import Sweeper
+from support import KINDS, Dying, Key, check, needs_real_memory, no_thread, wait_until
 
 
 class Thing:
@@ -22,8 +23,6 @@ def resident_bytes() -> int:
     status = Path("/proc/self/status")
     if not status.exists():
         pytest.skip("no /proc on this system")
-    if "asan" in os.environ.get("LD_PRELOAD", ""):
-        pytest.skip("the address sanitizer keeps freed memory")
     line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1]) * 1024
 
@@ -196,9 +195,23 @@ def test_the_sweeper_sweeps(kind):
         assert cache.stats().expirations == 100
 
 
+def test_the_sweeper_starts_later(cache, monkeypatch):
+    """A sweeping thread that was not to be had for one cache is started for the next."""
+    sweeper = Sweeper()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError):
+            sweeper.watch(cache, 60)
+    sweeper.watch(cache, 60)
+    assert sweeper._thread is not None
+    assert sweeper._thread.is_alive()
+    sweeper.stop()
+
+
 # --- Memory ---
 
 
+@needs_real_memory
 def test_ten_thousand_caches_created_and_dropped(kind):
     """Caches that come and go take no memory with them."""
     cache_class = KINDS[kind][0]
@@ -212,6 +225,7 @@ def test_ten_thousand_caches_created_and_dropped(kind):
     assert resident_bytes() - before < 16 * 2**20
 
 
+@needs_real_memory
 def test_a_thousand_caches_at_once(make):
     """A small cache is small: a thousand of them, one entry each, stay below 64 KiB a cache."""
     before = resident_bytes()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lapse.flight import Flights
 from lapse.flight_board import DROPPED, Flight, LoadCycleError, Run, Wait, board, inside
 from lapse.flight_gates import AGAIN, Outcome, ThreadGate
 from loads import Call, Counting, everything_lands, run, waiting
@@ -130,6 +131,32 @@ def test_what_the_leader_found_is_not_for_later_callers(kind):
     cache: Any = Overtaken(cleanup_interval=None, **options)
     assert cache.get_or_load("k", Counting()) == "old"
     assert later[0].result() == ("k", 1)
+
+
+def test_what_a_leader_finds_is_his_alone(cache):
+    """Who joins while the leader looks is not given what he finds: it may be hidden by then."""
+    joined: list[Call] = []
+
+    class View:
+        """The cache as somebody sees it who outdates leases first, and hides a value after that."""
+
+        hidden = False
+
+        def __getattr__(self, name):
+            return getattr(cache, name)
+
+        def _look(self, key, default):
+            value = default if self.hidden else cache._look(key, default)
+            if not joined:
+                self.hidden = True
+                joined.append(Call(Flights().load, self, key, lambda _: "new", None, (), None))
+                assert wait_until(lambda: waiting(self, key))
+            return value
+
+    view: Any = View()
+    cache["k"] = "old"
+    assert Flights().load(view, "k", Counting(), None, (), None) == "old"
+    assert joined[0].result() == cache["k"] == "new"
 
 
 def test_a_change_in_the_midst_costs_no_load(kind):

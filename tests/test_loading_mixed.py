@@ -94,7 +94,7 @@ def test_the_last_thread_cancels_the_task(cache):
     async def main():
         task = start(cache.aget_or_load("k", load))
         await entered(load)
-        call = Call(cache.get_or_load, "k", Counting(), timeout=0.01)
+        call = Call(cache.get_or_load, "k", Counting(), timeout=0.3)  # long enough to be seen
         await asyncio.to_thread(wait_for_waiters, cache, "k", 2)
         task.cancel()
 

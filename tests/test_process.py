@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import time
-from typing import Any
+import weakref
 
 import pytest
 
 import lapse
-from support import FREE_THREADED, KINDS, Dying, check, run_python, wait_until
+from lapse.invalidation import OptimizedInvalidation
+from lapse.invalidation import process as process_module
+from lapse.invalidation import queue as queue_module
+from lapse.invalidation.fanout import Fanout
+from lapse.loading.sources import MappingSource
+from support import (
+    FREE_THREADED,
+    KINDS,
+    Dying,
+    check,
+    in_child,
+    in_child_of_another_thread,
+    run_python,
+    wait_until,
+)
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-
-
-def in_child(work: Any) -> int:
-    """Forks, runs `work` in the child and gives its exit status; a child that hangs is killed."""
-    child = os.fork()
-    if child == 0:
-        signal.alarm(20)
-        try:
-            work()
-            os._exit(0)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-    return os.waitpid(child, 0)[1]
 
 
 @needs_fork
@@ -68,6 +67,42 @@ def test_the_sweeper_runs_on_in_a_child():
 
     assert in_child(work) == 0
     old.close()
+
+
+class Broken:
+    """What fails in a forked child."""
+
+    def fail(self) -> None:
+        raise RuntimeError("can't start new thread")
+
+    _after_fork = _renew_in_child = _restart_in_child = fail
+
+
+@needs_fork
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_what_fails_in_a_child_leaves_the_others_usable(caplog):
+    """Whatever comes behind it gets locks of its own all the same, and a thread."""
+    broken = [Broken() for _ in range(3)]
+    lapse.forks.watch(broken[0])
+    source = MappingSource({"a": 1})
+    queues = [OptimizedInvalidation(lapse.TTLCache(60)) for _ in range(2)]
+    queue_module.__dict__["_queues"][id(broken[1])] = weakref.ref(broken[1])
+    queues.append(OptimizedInvalidation(lapse.TTLCache(60)))
+    process_module.watch(broken[2])
+    fanout = Fanout()
+
+    def work() -> None:
+        assert source.fetch("a") == 1
+        for queue in queues:
+            queue.flush()
+        fanout.publish("a")
+        assert caplog.text.count("of a Broken failed") == 4
+
+    with source._lock, fanout._changed, queues[-1]._flushing:
+        assert in_child_of_another_thread(work) == 0
+    del queue_module.__dict__["_queues"][id(broken[1])]
+    for queue in queues:
+        queue.close()
 
 
 @needs_fork
@@ -173,7 +208,8 @@ def test_every_public_name_resolves():
 
 @pytest.mark.skipif(not FREE_THREADED, reason="this interpreter has a GIL")
 def test_the_gil_stays_off():
-    """On a free-threaded build importing and using lapse leaves the GIL off."""
-    child = run_python("import lapse, sys; lapse.TTLCache(); print(sys._is_gil_enabled())")
+    """On a free-threaded build importing and using lapse, both extensions, leaves the GIL off."""
+    use = "import lapse, lapse._queue; lapse.TTLCache()"
+    child = run_python(f"import sys; {use}; print(sys._is_gil_enabled())")
     assert child.stdout.strip() == "False", child.stderr
     assert "GIL" not in child.stderr

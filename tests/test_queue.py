@@ -14,6 +14,7 @@ import pytest
 import lapse
 from lapse._queue import LATE, NativeQueue
 from lapse.invalidation import Applied, Invalidation, OptimizedInvalidation
+from lapse.invalidation.targets import Groups
 from support import Key, wait_until
 
 
@@ -525,6 +526,22 @@ def test_apply_reports_what_a_foreign_cache_raises(queued):
     queue = queued(Duck(k1=error))
     answers = queue.apply([Invalidation("key", "k1"), Invalidation("key", "k2")])
     assert [(each.removed, each.error) for each in answers] == [(0, error), (1, None)]
+
+
+def test_apply_groups(cache, queued):
+    """Targets by kind are applied as apply() does it; the answer is by kind, too."""
+    queue = queued(cache)
+    queue.invalidate_key("user:1")
+    patterns = ["user:[12]", "none*", "user:[12]"]
+    done = queue.apply_groups(Groups([], ["order"], patterns, ["even"], ["user:3", ["unhashable"]]))
+    assert [list(outcome.removed) for outcome in done] == [[], [4], [1, 0, 0], [1], [1, 0]]
+    assert [list(outcome.errors) for outcome in done] == [[], [], [], [], [1]]
+    assert not cache
+    stats = queue.stats()
+    assert (stats.enqueued, stats.applied, stats.errors, stats.depth) == (8, 8, 1, 0)
+    queue.close()
+    with pytest.raises(RuntimeError):
+        queue.apply_groups(Groups([], [], [], [], ["x"]))
 
 
 # --- A full ring ---

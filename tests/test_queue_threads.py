@@ -6,13 +6,12 @@ import gc
 import os
 import queue as queues
 import random
-import signal
 import sys
 import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,8 +19,8 @@ import pytest
 
 import lapse
 from lapse.invalidation import Invalidation, OptimizedInvalidation
-from lapse.invalidation.queue import _process
-from support import run_python, wait_until
+from lapse.invalidation.worker import Worker, await_all
+from support import await_child, in_child, run_python, switching, wait_until
 
 THREADS = 4
 LONG = 40 if os.environ.get("LAPSE_LONG") == "1" else 1
@@ -29,13 +28,7 @@ HOUR = 3600.0
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
 
-@pytest.fixture(autouse=True)
-def _switch_often() -> Iterator[None]:
-    """With a GIL, threads take turns every few microseconds."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(2e-6)
-    yield
-    sys.setswitchinterval(interval)
+_switch_often = switching(2e-6)
 
 
 class Sink:
@@ -194,7 +187,7 @@ def test_the_thread_pauses_after_an_error():
             raise MemoryError
 
     alarm, owner = Alarm(), Owner()
-    _process(lambda: owner, alarm)  # type: ignore[arg-type]
+    Worker(lambda: owner, alarm).run()  # type: ignore[arg-type]
     assert slept == [(0.25, 0)]
 
 
@@ -409,10 +402,14 @@ def test_a_finalizer_may_queue():
                     queue.stats()
         finally:
             gc.set_threshold(*threshold)
-        gc.collect()
+
+        def is_all_queued() -> bool:
+            gc.collect()  # in vain while the queue's thread is collecting
+            return queue.stats().enqueued == 4000
+
+        assert wait_until(is_all_queued)
         queue.flush()
         assert queue.stats().depth == 0
-        assert queue.stats().enqueued == 4000
 
 
 # --- The end of the interpreter ---
@@ -421,7 +418,7 @@ BEGIN = """
 import atexit, os, sys, threading, time
 from lapse import TTLCache
 from lapse.invalidation import Invalidation, OptimizedInvalidation
-from lapse.invalidation.queue import _process
+from lapse.invalidation.worker import Worker
 
 class Sink:
     def delete(self, key):
@@ -468,6 +465,38 @@ q.invalidate_key(0)
     assert set(lines(run_python(BEGIN + code + ending))) == {"deleted 0"}
 
 
+def test_exit_waits_for_a_queue_that_dies_in_its_thread():
+    """The queue's own thread is the last to hold it, and applies what waits while the rest ends."""
+    code = """
+held, dropped, dying = threading.Event(), threading.Event(), threading.Event()
+class Slow(Sink):
+    def delete(self, key):
+        dying.set()
+        time.sleep(0.2)
+        super().delete(key)
+class Held(OptimizedInvalidation):
+    def _turn(self):
+        held.set()
+        dropped.wait()
+        return super()._turn()
+q = Held(Slow(), batch_timeout=3600)
+held.wait()
+q.invalidate_key(0)
+del q
+dropped.set()
+dying.wait()
+"""
+    assert lines(run_python(BEGIN + code)) == ["deleted 0"]
+
+
+def test_exit_while_a_queue_starts_its_thread(monkeypatch):
+    """A thread that another one is about to start when the interpreter ends is not waited for."""
+    with OptimizedInvalidation(Sink(), start=False) as q:
+        about_to_start = Worker(weakref.ref(q), q._alarm)
+        monkeypatch.setattr(threading, "enumerate", lambda: [about_to_start])
+        await_all(60)
+
+
 def test_exit_does_not_wait_for_ever():
     """A cache that hangs holds up the end of the interpreter for a moment only, and is named."""
     code = """
@@ -487,20 +516,6 @@ q.invalidate_key(2)
 
 
 # --- Fork ---
-
-
-def in_child(work: Callable[[], Any]) -> int:
-    """Forks, runs `work` in the child and gives its exit status; a child that hangs is killed."""
-    child = os.fork()
-    if child == 0:
-        signal.alarm(20)
-        try:
-            work()
-            os._exit(0)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-    return os.waitpid(child, 0)[1]
 
 
 @needs_fork
@@ -658,9 +673,8 @@ def test_a_fork_by_the_cache_itself():
             statuses.append(0)
             child = os.fork()
             if child == 0:
-                signal.alarm(20)
                 return
-            statuses[0] = os.waitpid(child, 0)[1]
+            statuses[0] = await_child(child)
 
     sink = Sink(hook)
     parent = os.getpid()

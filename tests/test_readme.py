@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = [
-    "python3 -m venv .venv && .venv/bin/pip install -q '.[cli]' && .venv/bin/lapse replay --sample",
+    "python3 -m venv .venv && .venv/bin/pip install -q '.[cli]' && .venv/bin/lapse demo",
     "python3 -m venv .venv && .venv/bin/pip install -q '.[test]' && .venv/bin/python -m pytest",
 ]
 
@@ -19,9 +19,9 @@ if not README.exists():
     pytest.skip("the README is not beside these tests", allow_module_level=True)
 
 
-def blocks(language: str) -> list[str]:
-    """The fenced blocks of the README in that language, in order."""
-    text = README.read_text(encoding="utf-8")
+def blocks(language: str, page: Path = README) -> list[str]:
+    """The fenced blocks of a page in that language, in order."""
+    text = page.read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
@@ -31,6 +31,12 @@ def test_python_examples_run(number: int):
     exec(compile(blocks("python")[number], f"README.md, block {number}", "exec"), {})
 
 
+def test_the_example_of_bounds_runs():
+    """The guide to bounded caches holds what it shows."""
+    for block in blocks("python", ROOT / "docs" / "bounded.md"):
+        exec(compile(block, "bounded.md", "exec"), {})
+
+
 def test_an_example_comes_first():
     """The README shows code before its 20th line."""
     before = README.read_text(encoding="utf-8").splitlines()[:20]
@@ -38,7 +44,7 @@ def test_an_example_comes_first():
 
 
 def test_commands_are_copied_from_the_readme():
-    """The first two commands install and replay the sample, install and run the tests."""
+    """The first two commands install and run the demo, install and run the tests."""
     assert [block.strip() for block in blocks("sh")] == COMMANDS
 
 

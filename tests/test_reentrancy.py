@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import gc
+import threading
 from typing import Any
 
 import pytest
 
+import lapse
+from lapse.distributed.confirmations import Confirmations
+from lapse.distributed.consistent_hash import ConsistentHashInvalidation
+from lapse.invalidation.rules import InvalidationRules
+from lapse.invalidation.source import Batch
+from lapse.loading.sources import MappingSource
+from lapse.loading.write_through import WriteThroughInvalidation
+from lapse.scenarios.base import _Events
 from support import Dying, Key, check
 from test_hash_table import CALLS
 
@@ -319,3 +328,36 @@ def test_garbage_collection_at_every_allocation(cache):
     finally:
         gc.set_threshold(*threshold)
     check(cache)
+
+
+def locks_of_layers() -> dict[str, tuple[Any, Any]]:
+    """Locks that are held for a few additions, and what a finalizer may call in their midst."""
+    source = MappingSource({"a": 1})
+    through = WriteThroughInvalidation(lapse.TTLCache(60), source)
+    nodes = ConsistentHashInvalidation(through.cache, {"a": through.cache})
+    events = _Events(InvalidationRules())
+    confirmations = Confirmations(1.0)
+    return {
+        "source": (source._lock, lambda: source.fetch("a")),
+        "write-through": (through._lock, lambda: through.write("a", 2)),
+        "nodes": (nodes._lock, lambda: nodes.invalidate_key("a")),
+        "events": (events._lock, lambda: events.receive(Batch((), ({"type": "x"},)))),
+        "confirmations": (confirmations._changed, confirmations.present),
+    }
+
+
+@pytest.mark.parametrize("name", locks_of_layers())
+def test_a_finalizer_in_the_midst_of_counting(name):
+    """It does not wait for the thread that it runs in."""
+    lock, call = locks_of_layers()[name]
+    done: list[bool] = []
+
+    def work() -> None:
+        with lock:
+            call()
+            done.append(True)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert done == [True]

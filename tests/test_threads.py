@@ -5,27 +5,21 @@ from __future__ import annotations
 import gc
 import os
 import random
-import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from support import KINDS, Key, check
+from lapse import ManualClock
+from support import KINDS, Key, check, switching
 
 THREADS = 6
 LONG = 40 if os.environ.get("LAPSE_LONG") == "1" else 1
 
 
-@pytest.fixture(autouse=True)
-def _switch_often() -> Iterator[None]:
-    """With a GIL, threads take turns every few microseconds."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(2e-6)
-    yield
-    sys.setswitchinterval(interval)
+_switch_often = switching(2e-6)
 
 
 def in_threads(work: Callable[[int], Any], count: int = THREADS) -> list[Any]:
@@ -196,6 +190,13 @@ def test_setdefault_agrees(cache):
         values = in_threads(lambda n, key=key: cache.setdefault(key, [n]), 3)
         assert all(value is values[0] for value in values)
         assert cache[key] is values[0]
+
+
+def test_a_clock_moved_by_many():
+    """No movement of a manual clock is lost."""
+    clock = ManualClock()
+    in_threads(lambda _: [clock.advance(0.5) for _ in range(2000)])
+    assert clock() == THREADS * 1000
 
 
 def test_counters_add_up(cache):

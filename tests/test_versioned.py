@@ -14,6 +14,7 @@ import pytest
 from lapse import ManualClock, TTLCache
 from lapse.loading.sources import MappingSource, SQLiteSource
 from lapse.loading.versioned import VersionBasedInvalidation, VersionStats
+from loads import AsyncCalls
 
 
 class Source:
@@ -51,22 +52,6 @@ class AsyncSource(Source):
     async def fetch(self, key: Any) -> Any:  # type: ignore[override]
         await asyncio.sleep(0)
         return super().fetch(key)
-
-
-class AsyncCalls:
-    """Calls aget() for get()."""
-
-    def __init__(self, versioned: Any) -> None:
-        self.versioned = versioned
-
-    def get(self, *args: Any, **options: Any) -> Any:
-        async def call() -> Any:
-            return await self.versioned.aget(*args, **options)
-
-        return asyncio.run(call())
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.versioned, name)
 
 
 @pytest.fixture

@@ -368,12 +368,12 @@ class TestMeter:
 
 FORK = """
 import os, signal, threading
-from lapse.invalidation import metrics
+from lapse.invalidation import counting, metrics
 
 meter, held, stop = metrics.WireMeter(), threading.Event(), threading.Event()
 
 def hold():
-    with metrics._lock:
+    with counting.counting():
         held.set()
         stop.wait()
 

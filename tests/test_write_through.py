@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import os
 import random
-import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterator
@@ -21,6 +20,7 @@ import pytest
 from lapse import ManualClock, SlidingTTLCache, TTLCache
 from lapse.loading.sources import MappingSource, SQLiteSource
 from lapse.loading.write_through import WriteThroughInvalidation, WriteThroughStats
+from support import switching
 
 LONG = os.environ.get("LAPSE_LONG") == "1"
 
@@ -296,6 +296,21 @@ class TestTheObject:
         assert cache.get("a") == 1
         assert through.stats().applied == 1
 
+    def test_no_memory_to_store_what_was_written(self):
+        """The source has the new value, so the old one goes, though the new one cannot come."""
+
+        class Short(TTLCache[Any, Any]):
+            def fill(self, *args: Any, **options: Any) -> bool:
+                raise MemoryError
+
+        with Short(60, None) as cache:
+            cache.set("a", 1)
+            source = MappingSource({"a": 1})
+            with pytest.raises(MemoryError):
+                WriteThroughInvalidation(cache, source).write("a", 2)
+            assert source.fetch("a") == 2
+            assert "a" not in cache
+
     def test_any_kind_of_cache(self):
         """It stands before any cache of lapse."""
         with SlidingTTLCache(60, None, maxsize=1) as cache:
@@ -465,13 +480,7 @@ class Yielding(MappingSource):
         return done
 
 
-@pytest.fixture
-def _switch_often() -> Iterator[None]:
-    """With a GIL, threads take turns every few microseconds."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(2e-6)
-    yield
-    sys.setswitchinterval(interval)
+_switch_often = switching(2e-6, autouse=False)
 
 
 @pytest.mark.usefixtures("_switch_often")

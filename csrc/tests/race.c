@@ -1,14 +1,16 @@
-/* Threads on one table, for ThreadSanitizer: readers, writers, a sweeper, a clearer and an observer.
+/* Threads on one table, for ThreadSanitizer: readers, writers, a sweeper, an observer, and a clearer, who now and
+ * then ends all lives and leaves the values.
  *
  * Each id has one writer, which gives its values rising versions, so every thread can judge what it
  * sees: a value belongs to its key, versions never fall, nothing is read after its deadline, and a
  * writer reads its own writes.
  */
+#include "inside.h"
+#include "packing.h"
 #include "read.h"
 #include "things.h"
 
 #include <pthread.h>
-#include <unistd.h>
 
 #define IDS 20000u
 #define FEW 300u /* ids of a quiet phase, in which segments merge */
@@ -27,10 +29,11 @@
 
 static struct {
     lapse_table *t;
-    int64_t now, tick;   /* the clock, and by how much each write moves it */
-    uint32_t writes;     /* of each writer */
-    uint32_t writing;    /* writers who have not finished: everybody else goes on until they have */
+    int64_t now, tick; /* the clock, and by how much each write moves it */
+    uint32_t writes; /* of each writer */
+    uint32_t writing; /* writers who have not finished: everybody else goes on until they have */
     bool deadlines_hold; /* reads do not move them */
+    size_t most; /* entries */
 } stage;
 
 static int64_t now_on_stage(void) { return ACQUIRE(&stage.now); }
@@ -42,7 +45,7 @@ typedef struct {
     void (*play)(void *);
     uint64_t random;
     uint32_t number;
-    uint64_t seen;
+    uint64_t seen, stale; /* values that it read, live ones and others */
     uint64_t versions[IDS]; /* the last that this thread saw, or wrote, of each id */
 } actor;
 
@@ -146,6 +149,7 @@ static void play_writer(void *self) {
         default: write_put(a, id, false);
         }
         read_own_write(a, id);
+        if (n % OUTSIDE_EVERY == 0) nap(0);
     }
     ADD(&stage.writing, -1);
 }
@@ -174,6 +178,21 @@ static void peek_one(actor *a) {
     lapse_release(&item, 1);
 }
 
+/* A value past its deadline is the last that was stored, too. */
+static void read_stale(actor *a) {
+    uint32_t id = choose_id(a);
+    lapse_object key = key_for(id), *value;
+    int64_t now = now_on_stage();
+    lapse_status status = lapse_stale(stage.t, &key, id, now, &value);
+    CHECK(is_answer(status));
+    if (status != LAPSE_OK) return;
+    const thing *x = thing_of(value);
+    CHECK(value->id == id && x->version >= a->versions[id]);
+    a->versions[id] = x->version;
+    a->stale++;
+    object_unref(value);
+}
+
 static void read_block(actor *a) {
     lapse_block block = {.n = LAPSE_BLOCK};
     lapse_object keys[LAPSE_BLOCK], *values[LAPSE_BLOCK];
@@ -198,7 +217,9 @@ static void play_reader(void *self) {
         uint32_t dice = random_below(&a->random, 64);
         if (dice == 0) read_block(a);
         else if (dice < 4) peek_one(a);
+        else if (dice < 12) read_stale(a);
         else read_one(a);
+        if (dice % OUTSIDE_EVERY == 0) nap(0);
     }
 }
 
@@ -208,7 +229,8 @@ static void read_found_keys(actor *a, const lapse_item *items, size_t n) {
     for (size_t i = 0; i < n; i++) {
         uint32_t id = (uint32_t)items[i].key->id;
         int64_t now = now_on_stage();
-        lapse_object *value = read_quickly(stage.t, items[i].key, mix_hash(id), true, now);
+        bool absent;
+        lapse_object *value = read_quickly(stage.t, items[i].key, mix_hash(id), true, now, &absent);
         if (value == NULL) continue;
         judge_value(a, id, value, now);
         object_unref(value);
@@ -236,9 +258,9 @@ static void collect_all(actor *a) {
 static void play_observer(void *self) {
     actor *a = self;
     lapse_counters c;
-    for (; writers_at_work(); usleep(20 * NAP)) {
+    for (; writers_at_work(); nap(20 * NAP)) {
         collect_all(a);
-        CHECK(lapse_len(stage.t, now_on_stage()) <= IDS);
+        CHECK(lapse_len(stage.t, now_on_stage()) <= stage.most);
         CHECK(lapse_segments(stage.t) >= 1 && lapse_bytes(stage.t) > 0);
         lapse_counters_read(stage.t, &c);
     }
@@ -258,11 +280,15 @@ static void play_sweeper(void *self) {
     (void)self;
     lapse_item removed[LAPSE_STEP];
     uint64_t cursor = 0;
-    for (; writers_at_work(); usleep(NAP)) {
+    uint32_t sweeps = 0;
+    for (; writers_at_work(); nap(NAP)) {
         size_t count;
         int64_t now = now_on_stage();
-        if (lapse_sweep(stage.t, &cursor, now, LAPSE_STEP, removed, &count) == LAPSE_OK) cursor = 0;
+        lapse_status status = lapse_sweep(stage.t, &cursor, now, LAPSE_STEP, removed, &count);
         release_expired(removed, count, now);
+        if (status == LAPSE_MORE) continue;
+        cursor = 0;
+        pack(stage.t, ++sweeps % 2);
     }
 }
 
@@ -275,6 +301,7 @@ static void drain(void) {
         for (size_t i = 0; i < n; i++) CHECK(removed[i].key->id == removed[i].value->id);
         lapse_release(removed, n);
     } while (status == LAPSE_MORE);
+    pack(stage.t, false);
 }
 
 static void pop_one(uint64_t *cursor) {
@@ -284,12 +311,24 @@ static void pop_one(uint64_t *cursor) {
     lapse_release(&removed, 1);
 }
 
+/* All lives end, and the values stay for a while. */
+static void soften_all(void) {
+    uint64_t cursor = 0;
+    size_t n = 0;
+    int64_t now = now_on_stage();
+    while (lapse_soften(stage.t, &cursor, now, now + TTL / 16, &n) == LAPSE_MORE) continue;
+}
+
 static void play_clearer(void *self) {
     (void)self;
     uint64_t cursor = 0;
-    int64_t popped = now_on_stage(), cleared = popped;
-    for (; writers_at_work(); usleep(NAP)) {
+    int64_t popped = now_on_stage(), cleared = popped, softened = popped;
+    for (; writers_at_work(); nap(NAP)) {
         for (; popped < now_on_stage(); popped += 32 * stage.tick) pop_one(&cursor);
+        if (popped - softened > TTL / 4) {
+            softened = popped;
+            soften_all();
+        }
         if (popped - cleared < LIFETIMES * TTL * 3 / 5) continue;
         cleared = popped;
         CHECK(lapse_detach(stage.t) == LAPSE_OK);
@@ -301,7 +340,9 @@ static void play_clearer(void *self) {
 
 static void *play(void *self) {
     actor *a = self;
+    begin_visit();
     a->play(a);
+    end_visit();
     return NULL;
 }
 
@@ -321,6 +362,9 @@ static void perform(lapse_config config) {
     stage.now = stage.tick = LIFETIMES * TTL / (WRITERS * stage.writes);
     stage.writing = WRITERS;
     stage.deadlines_hold = config.mode == LAPSE_FIXED;
+    bool bounded = config.lru || config.duel;
+    stage.most = bounded ? config.max_entries : IDS;
+    config.quiesce = quiesce;
     stage.t = lapse_table_new(&config);
     cast(actors, play_writer, WRITERS, &n);
     cast(actors, play_reader, READERS, &n);
@@ -329,11 +373,13 @@ static void perform(lapse_config config) {
     cast(actors, play_clearer, 1, &n);
     for (uint32_t i = 0; i < n; i++) CHECK(pthread_create(&actors[i].thread, NULL, play, &actors[i]) == 0);
     for (uint32_t i = 0; i < n; i++) CHECK(pthread_join(actors[i].thread, NULL) == 0);
-    uint64_t seen = 0;
+    uint64_t seen = 0, stale = 0;
     for (uint32_t i = 0; i < n; i++) seen += actors[i].seen;
+    for (uint32_t i = 0; i < n; i++) stale += actors[i].stale;
     lapse_counters c;
     lapse_counters_read(stage.t, &c);
-    CHECK(seen > 1000 && c.splits > 10 && c.merges > 0 && c.expirations > 100);
+    CHECK(seen > 1000 && c.splits > (bounded ? 4u : 10u) && c.merges > 0 && c.expirations > 100);
+    CHECK(stale > 10 && c.stale == stale && (c.evictions > 100) == bounded);
     CHECK(lapse_check(stage.t));
     lapse_table_free(stage.t);
     check_everything_died();
@@ -364,11 +410,45 @@ static void test_probabilistic(void) {
     perform(config);
 }
 
+static void test_bounded_with_grace(void) {
+    lapse_config config = plain;
+    config.grace = TTL / 8;
+    config.lru = true;
+    config.max_entries = IDS / 10;
+    perform(config);
+}
+
+static void test_bounded_by_default(void) {
+    lapse_config config = plain;
+    config.grace = TTL / 8;
+    config.duel = true;
+    config.max_entries = IDS / 10;
+    perform(config);
+}
+
+static int weigh(void *context, lapse_object *key, lapse_object *value, uint32_t *weight) {
+    (void)context;
+    *weight = 1 + (uint32_t)(key->id + value->id) % 4;
+    return 0;
+}
+
+static void test_bounded_by_weight(void) {
+    lapse_config config = plain;
+    config.grace = TTL / 8;
+    config.duel = true;
+    config.weigher = weigh;
+    config.max_entries = IDS / 5;
+    perform(config);
+}
+
 int main(void) {
     let_things_die();
     RUN(test_fixed);
     RUN(test_fixed_locked);
     RUN(test_sliding);
     RUN(test_probabilistic);
+    RUN(test_bounded_with_grace);
+    RUN(test_bounded_by_default);
+    RUN(test_bounded_by_weight);
     return tests_done();
 }

@@ -5,16 +5,17 @@
  *   floors[id]     the lowest that a read may answer from now on
  *
  * A loader reads the origin under a lease and fills. An invalidator raises the origins of a key, or of all keys
- * that a pattern, a tag or a clear covers, then invalidates, then raises their floors to those versions. A
- * writer owns some of the ids: it raises their origins alone, and stores what it made true. A reader
+ * that a pattern, a tag, a clear or a softening covers, then invalidates, then raises their floors to those
+ * versions. A writer owns some of the ids: it raises their origins alone, and stores what it made true. A reader
  * notes the floor, reads, and compares.
  */
+#include "packing.h"
 #include "pattern.h"
+#include "prefixes.h"
 #include "table.h"
 #include "things.h"
 
 #include <pthread.h>
-#include <unistd.h>
 
 #define IDS 16000u /* enough for an index of prefixes */
 #define TABLES 80u /* "t{id % 80}:{id / 80 % 5}:{id}" */
@@ -47,6 +48,7 @@ static struct {
     uint32_t loading; /* loaders who have not finished: everybody else goes on until they have */
     uint32_t clears;
     uint64_t filled, refused, told;
+    size_t most; /* entries */
 } stage;
 
 typedef struct {
@@ -109,14 +111,18 @@ static void judge(uint32_t id, const lapse_object *value, uint64_t floor) {
 
 /* --- Loaders --- */
 
+/* Every other key is read for a ticket to reload it. */
 static lapse_status read_key(uint32_t id) {
     uint64_t floor = floor_of(id);
     lapse_object key = key_for(id), *value;
-    lapse_status status = lapse_get(stage.t, &key, id, now_on_stage(), &value);
-    if (status != LAPSE_OK) return status;
+    lapse_status status;
+    if (id / OWNED % 2) status = lapse_get(stage.t, &key, id, now_on_stage(), &value);
+    else status = lapse_get_or_ticket(stage.t, &key, id, now_on_stage(), &value);
+    bool ticket = status == LAPSE_EARLY && id / OWNED % 2 == 0;
+    if (status != LAPSE_OK && !ticket) return status;
     judge(id, value, floor);
     object_unref(value);
-    return LAPSE_OK;
+    return status;
 }
 
 static int64_t choose_ttl(actor *a) {
@@ -129,6 +135,7 @@ static void load(actor *a, uint32_t id) {
     lapse_lease *l;
     lapse_object *replaced = NULL;
     CHECK(lapse_lease_take(stage.t, &key->o, id, &l) == LAPSE_OK);
+    lapse_lease_time(stage.t, l, now_on_stage());
     uint64_t version = ACQUIRE(&origins[id]); /* pairs with raise_origin() */
     if (random_below(&a->random, 4) == 0) sched_yield();
     value = value_of(id, version, &a->random);
@@ -157,6 +164,7 @@ static void play_loader(void *self) {
         ADD(&stage.now, 1);
         if (read_key(id) != LAPSE_OK || random_below(&a->random, 4) == 0) load(a, id);
         read_key(id);
+        if (n % OUTSIDE_EVERY == 0) nap(0);
     }
     ADD(&stage.loading, -1);
 }
@@ -188,14 +196,33 @@ static void delete_key(uint32_t id) {
     if (status != LAPSE_BUSY) raise_floor(id, version);
 }
 
+/* Mark a key, and take out what is there then. */
+static void mark_and_drop_key(uint32_t id) {
+    lapse_object key = key_for(id);
+    lapse_item seen, removed;
+    uint64_t version = raise_origin(id);
+    lapse_outdate_key(stage.t, &key, id);
+    lapse_status status = lapse_peek(stage.t, &key, id, now_on_stage(), &seen);
+    CHECK(status <= LAPSE_EXPIRED || status == LAPSE_BUSY);
+    if (status == LAPSE_OK) {
+        status = lapse_drop(stage.t, &key, id, seen.value, now_on_stage(), &removed);
+        CHECK(status <= LAPSE_EXPIRED || status == LAPSE_BUSY);
+        if (status == LAPSE_OK || status == LAPSE_EXPIRED) lapse_release(&removed, 1);
+        lapse_release(&seen, 1);
+    }
+    if (status != LAPSE_BUSY) raise_floor(id, version);
+}
+
 static void play_writer(void *self) {
     actor *a = self;
     while (at_work()) {
         uint32_t id = choose_id(a) / OWNED * OWNED;
-        if (random_below(&a->random, 8)) write_value(a, id);
+        uint32_t kind = random_below(&a->random, 8);
+        if (kind > 1) write_value(a, id);
+        else if (kind) mark_and_drop_key(id);
         else delete_key(id);
         read_key(id);
-        if (random_below(&a->random, 16) == 0) usleep(NAP);
+        if (random_below(&a->random, 16) == 0) nap(NAP);
     }
 }
 
@@ -270,6 +297,27 @@ static void match_tables(actor *a) {
     for (uint32_t i = 0; i < TOGETHER; i++) lapse_pattern_free(&lapse_system_memory, patterns[i]);
 }
 
+/* The same by a storm: nobody reads what was true before it, from its beginning on. */
+static void storm_over_tables(actor *a) {
+    char globs[TOGETHER][24];
+    uint32_t which[TOGETHER];
+    lapse_prefixes *x;
+    lapse_storm *s;
+    CHECK(lapse_prefixes_new(&lapse_system_memory, TOGETHER, &x) == LAPSE_OK);
+    for (uint32_t i = 0; i < TOGETHER; i++) {
+        which[i] = choose_table(a);
+        snprintf(globs[i], sizeof globs[i], "t%u:*", which[i]);
+        lapse_text text = {globs[i], strlen(globs[i]), 1, false};
+        CHECK(lapse_prefixes_add(x, &text, i));
+    }
+    raise_group(a, in_tables, which);
+    CHECK(lapse_storm_new(stage.t, x, TOGETHER, now_on_stage(), &s) == LAPSE_OK);
+    hold_to_it(a, in_tables, which);
+    while (lapse_storm_step(s) == LAPSE_MORE) continue;
+    lapse_storm_end(s);
+    lapse_prefixes_free(&lapse_system_memory, x);
+}
+
 static void match_part(actor *a) {
     uint32_t which[] = {choose_table(a), random_below(&a->random, PARTS)};
     char glob[24];
@@ -283,15 +331,16 @@ static void match_part(actor *a) {
 
 static void play_matcher(void *self) {
     actor *a = self;
-    for (; at_work(); usleep(NAP)) {
-        if (random_below(&a->random, 2)) match_tables(a);
+    for (; at_work(); nap(NAP)) {
+        if (random_below(&a->random, 4) == 0) storm_over_tables(a);
+        else if (random_below(&a->random, 2)) match_tables(a);
         else match_part(a);
     }
 }
 
 static void play_tagger(void *self) {
     actor *a = self;
-    for (; at_work(); usleep(NAP)) {
+    for (; at_work(); nap(NAP)) {
         uint32_t tag = random_below(&a->random, TAGS);
         raise_group(a, in_tag, &tag);
         run_pass(NULL, 0, tag);
@@ -337,19 +386,32 @@ static void clear(actor *a) {
     ADD(&stage.clears, 1);
 }
 
+/* All lives end, which is as good as a clear to every read but that of stale values. */
+static void soften(actor *a) {
+    uint64_t cursor = 0;
+    size_t n = 0;
+    int64_t now = now_on_stage();
+    raise_group(a, in_all, NULL);
+    while (lapse_soften(stage.t, &cursor, now, now + 2000, &n) == LAPSE_MORE) continue;
+    hold_to_it(a, in_all, NULL);
+}
+
 /* Keys one by one and in batches, any that is there, and now and then everything. */
 static void play_eraser(void *self) {
     actor *a = self;
-    int64_t lull = (int64_t)LOADERS * stage.loads / (CLEARS + 1), cleared = now_on_stage();
+    int64_t lull = (int64_t)LOADERS * stage.loads / (2 * CLEARS + 1), cleared = now_on_stage();
+    bool soft = true;
     uint64_t cursor = 0;
     lapse_item removed;
-    for (; at_work(); usleep(NAP)) {
+    for (; at_work(); nap(NAP)) {
         erase_batch(a);
         for (uint32_t n = 0; n < 8; n++) delete_key(choose_id(a) | 1);
         if (lapse_pop_any(stage.t, &cursor, now_on_stage(), &removed) == LAPSE_OK) lapse_release(&removed, 1);
         if (now_on_stage() - cleared < lull) continue;
         cleared = now_on_stage();
-        clear(a);
+        if (soft) soften(a);
+        else clear(a);
+        soft = !soft;
     }
 }
 
@@ -389,17 +451,29 @@ static void look_at_tags(actor *a) {
     }
 }
 
+static void look_for_stale_values(actor *a) {
+    uint32_t id = choose_id(a);
+    lapse_object key = key_for(id), *value;
+    if (lapse_stale(stage.t, &key, id, now_on_stage(), &value) != LAPSE_OK) return;
+    CHECK(value->id == id);
+    object_unref(value);
+}
+
 static void play_observer(void *self) {
     actor *a = self;
     lapse_item removed[LAPSE_STEP];
     uint64_t cursor = 0;
     size_t n;
-    for (; at_work(); usleep(10 * NAP)) {
+    for (; at_work(); nap(10 * NAP)) {
         list_part(a);
         for (uint32_t i = 0; i < 50; i++) look_at_tags(a);
-        CHECK(lapse_bytes(stage.t) > 0 && lapse_len(stage.t, now_on_stage()) <= IDS);
-        if (lapse_sweep(stage.t, &cursor, now_on_stage(), LAPSE_STEP, removed, &n) == LAPSE_OK) cursor = 0;
+        for (uint32_t i = 0; i < 200; i++) look_for_stale_values(a);
+        CHECK(lapse_bytes(stage.t) > 0 && lapse_len(stage.t, now_on_stage()) <= stage.most);
+        lapse_status status = lapse_sweep(stage.t, &cursor, now_on_stage(), LAPSE_STEP, removed, &n);
         lapse_release(removed, n);
+        if (status == LAPSE_MORE) continue;
+        cursor = 0;
+        pack(stage.t, true);
     }
 }
 
@@ -415,7 +489,9 @@ static void be_told(void *context, lapse_item *items, size_t n, lapse_cause caus
 
 static void *play(void *self) {
     actor *a = self;
+    begin_visit();
     a->play(a);
+    end_visit();
     return NULL;
 }
 
@@ -433,6 +509,7 @@ static void check_the_end(void) {
     lapse_counters_read(stage.t, &c);
     CHECK(stage.filled > stage.loads / 8 && c.fenced > 100 && stage.refused >= c.fenced);
     CHECK(c.by_pattern > 100 && c.by_tag > 100 && c.cleared > 100 && c.deletes > 100);
+    CHECK(c.stale > 10 && (c.evictions > 100) == (stage.most < IDS));
     CHECK(stage.t->fence.out == 0 && stage.t->fence.passes == NULL);
     CHECK(lapse_check(stage.t));
 }
@@ -446,7 +523,9 @@ static void perform(lapse_config config) {
     memset(&stage, 0, sizeof stage);
     stage.loads = LOADS * test_scale();
     stage.loading = LOADERS;
+    stage.most = config.lru || config.duel ? config.max_entries : IDS;
     stage.now = 1;
+    config.quiesce = quiesce;
     stage.t = lapse_table_new(&config);
     fill_up(&actors[0]);
     for (uint32_t i = 0; i < CAST; i++) {
@@ -474,6 +553,16 @@ static void test_no_stale_comeback_locked_and_observed(void) {
     CHECK(stage.told > 1000);
 }
 
+static void test_no_stale_comeback_bounded_and_early(void) {
+    lapse_config config = {.mode = LAPSE_PROBABILISTIC, .default_ttl = LAPSE_NEVER, .own_clock = true};
+    config.early_factor = 0.2;
+    config.beta = 1.0;
+    config.grace = 3000;
+    config.lru = true;
+    config.max_entries = IDS / 4;
+    perform(config);
+}
+
 /* --- Short rounds --- */
 
 #define ROUNDS 150u
@@ -498,6 +587,7 @@ static void play_one_clear(void *self) {
         status = lapse_drain(stage.t, removed, &n);
         lapse_release(removed, n);
     } while (status == LAPSE_MORE);
+    pack(stage.t, false);
 }
 
 static void play_all_tags(void *self) {
@@ -509,8 +599,10 @@ static void play_all_tags(void *self) {
 static void play_rounds(void (*invalidator)(void *)) {
     void (*const roles[])(void *) = {play_short_writer, play_short_writer, invalidator};
     static actor actors[3];
+    lapse_config config = plain;
+    config.quiesce = quiesce;
     memset(&stage, 0, sizeof stage);
-    stage.t = lapse_table_new(&plain);
+    stage.t = lapse_table_new(&config);
     for (uint32_t round = 0; round < ROUNDS; round++) {
         for (uint32_t i = 0; i < 3; i++) {
             actors[i].play = roles[i];
@@ -534,6 +626,7 @@ int main(void) {
     for (uint32_t i = 0; i < TAGS; i++) tags[i] = (lapse_object){.references = 1, .id = i};
     RUN(test_no_stale_comeback);
     RUN(test_no_stale_comeback_locked_and_observed);
+    RUN(test_no_stale_comeback_bounded_and_early);
     RUN(test_clears_in_short_rounds);
     RUN(test_tags_in_short_rounds);
     return tests_done();

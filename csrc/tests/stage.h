@@ -6,6 +6,7 @@
 #ifndef LAPSE_TEST_STAGE_H
 #define LAPSE_TEST_STAGE_H
 
+#include "packing.h"
 #include "pattern.h"
 #include "table.h"
 #include "test.h"
@@ -13,7 +14,7 @@
 #define KEYS 24000u /* more than a table without an index of prefixes holds */
 #define TABLES 100u
 #define NAMES 2048u
-#define CAUSES (LAPSE_BY_DRAW + 1)
+#define CAUSES (LAPSE_EVICTED + 1)
 
 static lapse_object keys[KEYS], twins[KEYS], names[NAMES], value, other_value;
 static char texts[KEYS][24];
@@ -132,6 +133,7 @@ static inline void sweep(void) {
         status = lapse_sweep(stage.t, &cursor, stage.now, LAPSE_STEP, removed, &n);
         lapse_farewell(stage.t, removed, n, LAPSE_BY_DEADLINE);
     }
+    pack(stage.t, false);
 }
 
 /* --- Patterns and passes --- */

@@ -7,18 +7,22 @@
 #ifndef LAPSE_TEST_STREAM_H
 #define LAPSE_TEST_STREAM_H
 
+#include "packing.h"
+#include "reloading.h"
 #include "selection.h"
 #include "world.h"
 
+#define SHORT_ROW 100u /* keys in a row: all that is tried where each costs much, */
+#define ROW 6000u      /* and at most */
+
 /* --- Operations on one key --- */
 
-static void op_put(world *w, source *from) {
-    operands o = choose_operands(w, from);
-    int64_t ttl = choose_ttl(from);
+static void put_one(world *w, operands o, int64_t ttl) {
     lapse_object *replaced, *old = lives(w, o.n) ? o.n->value : NULL, *first = old ? o.n->key : o.key;
+    w->replacing = o.n;
     CHECK(lapse_put(w->t, o.key, o.hash, o.value, ttl, w->now, &replaced) == LAPSE_OK);
     CHECK(replaced == old);
-    if (replaced) object_unref(replaced);
+    if (replaced) lapse_farewell_value(w->t, first, replaced);
     bool due = old && o.n->due;
     store(w, o.n, first, o.value, ttl);
     outdate_key(w, o.id);
@@ -26,10 +30,16 @@ static void op_put(world *w, source *from) {
     w->counters.sets++;
 }
 
+static void op_put(world *w, source *from) {
+    operands o = choose_operands(w, from);
+    put_one(w, o, choose_ttl(from));
+}
+
 static void op_put_new(world *w, source *from) {
     operands o = choose_operands(w, from);
     int64_t ttl = choose_ttl(from);
     lapse_object *present = NULL;
+    w->replacing = o.n;
     lapse_status status = lapse_put_new(w->t, o.key, o.hash, o.value, ttl, w->now, &present);
     CHECK(status == (lives(w, o.n) ? LAPSE_OK : LAPSE_ABSENT));
     if (status == LAPSE_OK) {
@@ -47,12 +57,14 @@ static void op_put_item(world *w, source *from) {
     int64_t left = (int64_t)choose(from, 4000) - 500;
     lapse_item item = {.key = o.key, .value = o.value, .own_ttl = choose(from, 2)};
     item.ttl = 1 + choose(from, 3000);
+    item.cost = choose(from, 3);
     item.deadline = w->now + left;
     item.limit = keeps_limit(w) ? w->now + left + choose(from, 3000) : LAPSE_NEVER;
     lapse_object *replaced, *old = lives(w, o.n) ? o.n->value : NULL;
     if (old) item.key = o.n->key;
     labels tags;
     choose_tags(w, from, &tags);
+    w->replacing = o.n;
     CHECK(lapse_put_item(w->t, &item, o.hash, &tags.list, w->now, &replaced) == LAPSE_OK);
     CHECK(replaced == old);
     if (replaced) object_unref(replaced);
@@ -64,9 +76,11 @@ static void op_put_item(world *w, source *from) {
                    .deadline = item.deadline,
                    .ttl = item.ttl,
                    .limit = item.limit,
+                   .cost = item.cost,
                    .own = item.own_ttl,
                    .walked = o.n->walked,
                    .tags = tags.bits};
+    use(w, o.n);
 }
 
 static void op_exchange(world *w, source *from) {
@@ -81,6 +95,7 @@ static void op_exchange(world *w, source *from) {
     CHECK(replaced == expected);
     object_unref(replaced);
     o.n->value = value;
+    use(w, o.n);
     outdate_key(w, o.id);
     w->counters.sets++;
     w->counters.replaced++;
@@ -91,11 +106,12 @@ static void op_touch(world *w, source *from) {
     int64_t ttl = choose_ttl(from);
     bool live = lives(w, o.n);
     CHECK(lapse_touch(w->t, o.key, o.hash, ttl, w->now) == (live ? LAPSE_OK : LAPSE_ABSENT));
-    if (live) date(w, o.n, ttl);
+    if (!live) return;
+    date(w, o.n, ttl);
+    use(w, o.n);
 }
 
-static void op_delete(world *w, source *from) {
-    operands o = choose_operands(w, from);
+static void delete_one(world *w, operands o) {
     bool live = lives(w, o.n);
     lapse_item removed;
     lapse_status status = lapse_delete(w->t, o.key, o.hash, w->now, &removed);
@@ -109,23 +125,43 @@ static void op_delete(world *w, source *from) {
     w->counters.deletes += live;
 }
 
+static void op_delete(world *w, source *from) { delete_one(w, choose_operands(w, from)); }
+
+/* Take out what is expected, and leave the leases alone. */
+static void op_drop(world *w, source *from) {
+    operands o = choose_operands(w, from);
+    lapse_object *expected = o.n->key && choose(from, 2) ? o.n->value : o.value;
+    bool live = lives(w, o.n), fits = o.n->key && o.n->value == expected && !struck(w, o.id);
+    lapse_item removed;
+    lapse_status status = lapse_drop(w->t, o.key, o.hash, expected, w->now, &removed);
+    CHECK(fits ? status == (live ? LAPSE_OK : LAPSE_EXPIRED) || (!live && status == LAPSE_ABSENT)
+               : status == LAPSE_ABSENT);
+    if (status == LAPSE_ABSENT) return;
+    CHECK(item_matches(w, &removed, o.n));
+    give_up(&removed);
+    forget(w, o.n);
+    w->counters.deletes += live;
+}
+
 static void op_get(world *w, source *from) {
     operands o = choose_operands(w, from);
     lapse_object *value = NULL;
     naive was = *o.n;
+    bool live = lives(w, o.n), was_struck = struck(w, o.id);
     lapse_status status = lapse_get(w->t, o.key, o.hash, w->now, &value);
     if (status == LAPSE_OK) {
-        CHECK(lives(w, o.n) && value == o.n->value);
+        CHECK(live && value == o.n->value);
         object_unref(value);
         slide(w, o.n);
+        use(w, o.n);
         w->counters.hits++;
         return;
     }
     w->counters.misses++;
     w->counters.early += status == LAPSE_EARLY;
-    if (status == LAPSE_EARLY) CHECK(lives(w, &was) && may_end_early(w, &was));
-    else CHECK(!lives(w, &was) && (status == LAPSE_ABSENT || (status == LAPSE_EXPIRED && was.key)));
-    forget(w, o.n);
+    if (status == LAPSE_EARLY) CHECK(live && may_end_early(w, &was));
+    else CHECK(!live && status == (was.key && !was_struck ? LAPSE_EXPIRED : LAPSE_ABSENT));
+    check_gone(w, o.n, status, was_struck);
 }
 
 static void op_has(world *w, source *from) {
@@ -183,7 +219,7 @@ static lapse_status sweep_step(world *w, size_t limit) {
     CHECK(n <= limit && (status == LAPSE_OK || status == LAPSE_MORE));
     for (size_t i = 0; i < n; i++) {
         naive *entry = entry_of(w, &removed[i]);
-        CHECK(entry->key && over(entry, w->now) && item_matches(w, &removed[i], entry));
+        CHECK(entry->key && over(entry, kept_since(w)) && item_matches(w, &removed[i], entry));
         forget(w, entry);
         give_up(&removed[i]);
     }
@@ -191,13 +227,18 @@ static lapse_status sweep_step(world *w, size_t limit) {
     return status;
 }
 
-static void op_sweep(world *w, source *from) { sweep_step(w, 1 + choose(from, LAPSE_STEP)); }
+/* A step of a packing that goes on from sweep to sweep, whatever comes in between. */
+static void op_sweep(world *w, source *from) {
+    sweep_step(w, 1 + choose(from, LAPSE_STEP));
+    if (lapse_pack(w->t, &w->packing) == LAPSE_MORE) return;
+    w->packing = (lapse_packing){.at_once = true};
+}
 
 static void sweep_all(world *w) {
     w->sweep_cursor = 0;
     while (sweep_step(w, LAPSE_STEP) == LAPSE_MORE) continue;
-    for (uint32_t id = 0; id < IDS; id++)
-        if (w->map[id].key && over(&w->map[id], w->now)) forget(w, &w->map[id]);
+    pack(w->t, false);
+    for (uint32_t id = 0; id < IDS; id++) CHECK(w->map[id].key == NULL || !over(&w->map[id], kept_since(w)));
 }
 
 static void op_sweep_all(world *w, source *from) {
@@ -255,7 +296,7 @@ static void op_pop(world *w, source *from) {
     if (choose(from, 4) == 0) w->pop_cursor = 0;
     lapse_status status = lapse_pop_any(w->t, &w->pop_cursor, w->now, &removed);
     if (status == LAPSE_ABSENT) {
-        CHECK(count_live(w) == 0);
+        CHECK(count_live(w, false) == 0);
         return;
     }
     naive *n = entry_of(w, &removed);
@@ -264,6 +305,34 @@ static void op_pop(world *w, source *from) {
     forget(w, n);
     give_up(&removed);
     w->counters.deletes++;
+}
+
+/* --- Many keys in a row, so that few bytes make a large table, and a small one of it again --- */
+
+static operands operands_in_a_row(world *w, source *from, uint32_t *n) {
+    operands first = choose_operands(w, from);
+    bool slow = is_bounded(w) || w->hashes[0] == w->hashes[1]; /* looking for who goes; equal hashes */
+    *n = 1 + choose(from, slow || choose(from, 2) ? SHORT_ROW : ROW);
+    return first;
+}
+
+static operands next_in_row(world *w, operands o) {
+    o.id = (o.id + 1) % IDS;
+    o.key = &w->keys[o.id][o.key == &w->keys[(o.id + IDS - 1) % IDS][1]];
+    o.hash = w->hashes[o.id];
+    o.n = &w->map[o.id];
+    return o;
+}
+
+static void op_put_row(world *w, source *from) {
+    uint32_t n;
+    operands o = operands_in_a_row(w, from, &n);
+    for (int64_t ttl = choose_ttl(from); n > 0; n--, o = next_in_row(w, o)) put_one(w, o, ttl);
+}
+
+static void op_delete_row(world *w, source *from) {
+    uint32_t n;
+    for (operands o = operands_in_a_row(w, from, &n); n > 0; n--, o = next_in_row(w, o)) delete_one(w, o);
 }
 
 /* --- A walk in steps, with changes between them --- */
@@ -306,7 +375,43 @@ static void op_walk(world *w, source *from) {
     if (status == LAPSE_OK) end_walk(w);
 }
 
-static void op_time(world *w, source *from) { w->now += choose(from, 100); }
+/* --- The child of a fork, and the collector --- */
+
+/* A pass or a storm under way has no one to go on with it: everything goes. */
+static void op_fork(world *w, source *from) {
+    (void)from;
+    bool due = w->under_way.p || w->storm.storm;
+    if (due) drain_all(w);
+    CHECK(lapse_after_fork(w->t) == due);
+    if (!due) return;
+    bury_map(w);
+    give_up_pass(w);
+    give_up_storm(w);
+    drain_all(w);
+}
+
+static int visit_one(lapse_object *o, void *count) {
+    CHECK(o->references > 1);
+    ++*(size_t *)count;
+    return 0;
+}
+
+/* Keys and values of those entries are visited of which either can be part of a cycle. */
+static void op_traverse(world *w, source *from) {
+    (void)from;
+    size_t visits = 0, due = 0;
+    CHECK(lapse_traverse(w->t, visit_one, &visits) == 0);
+    for (uint32_t id = 0; id < IDS; id++) {
+        const naive *n = &w->map[id];
+        if (n->key) due += n->key->gc || n->value->gc ? 2 : 0;
+    }
+    CHECK(visits == due);
+}
+
+/* --- Time --- */
+
+/* Round steps meet round lifetimes: then it matters on which side the very moment is. */
+static void op_time(world *w, source *from) { w->now += choose(from, 2) ? ROUND_TIME : choose(from, 100); }
 static void op_late(world *w, source *from) { w->now += choose(from, 3) ? 700 : 70000; }
 
 /* --- Checks --- */
@@ -322,16 +427,27 @@ static void world_settle(world *w) {
 
 static void world_free(world *w) {
     give_up_pass(w);
+    give_up_storm(w);
     end_loans(w);
     world_settle(w);
     lapse_table_free(w->t);
     memset(w->map, 0, sizeof w->map);
     check_references(w);
     for (uint32_t g = 0; g < GLOBS; g++) lapse_pattern_free(&lapse_system_memory, w->patterns[g]);
-    free(w);
+    w->t = NULL;
 }
 
 /* --- The stream --- */
+
+/* Another bound, in a bounded table. */
+static void op_resize(world *w, source *from) {
+    uint64_t most = 1 + choose(from, choose(from, 2) ? 8 : 2000);
+    bool bounded = is_bounded(w);
+    CHECK((lapse_resize(w->t, bounded ? most : 0) == LAPSE_OK) == bounded);
+    if (!bounded) return;
+    w->config.max_entries = most;
+    while (lapse_fit(w->t, w->now) == LAPSE_MORE) continue;
+}
 
 typedef struct {
     char letter;
@@ -339,12 +455,20 @@ typedef struct {
 } operation;
 
 static const operation operations[] = {
-    {'p', op_put},    {'n', op_put_new},    {'i', op_put_item},      {'x', op_exchange},   {'t', op_touch},
-    {'d', op_delete}, {'g', op_get},        {'h', op_has},           {'k', op_peek},       {'b', op_block},
-    {'s', op_sweep},  {'S', op_sweep_all},  {'c', op_clear},         {'r', op_drain},      {'o', op_pop},
-    {'w', op_walk},   {'+', op_time},       {'L', op_late},          {'T', op_put_tagged}, {'y', op_tags},
-    {'M', op_match},  {'D', op_delete_tag}, {'P', op_pass},          {'q', op_list},       {'E', op_erase},
-    {'l', op_lease},  {'f', op_fill},       {'K', op_keep_prefixes},
+    {'p', op_put},        {'n', op_put_new},       {'i', op_put_item},
+    {'x', op_exchange},   {'t', op_touch},         {'d', op_delete},
+    {'g', op_get},        {'h', op_has},           {'k', op_peek},
+    {'b', op_block},      {'s', op_sweep},         {'S', op_sweep_all},
+    {'c', op_clear},      {'r', op_drain},         {'o', op_pop},
+    {'w', op_walk},       {'+', op_time},          {'L', op_late},
+    {'T', op_put_tagged}, {'y', op_tags},          {'M', op_match},
+    {'D', op_delete_tag}, {'P', op_pass},          {'q', op_list},
+    {'E', op_erase},      {'Z', op_storm},         {'l', op_lease},
+    {'f', op_fill},       {'K', op_keep_prefixes}, {'j', op_drop},
+    {'m', op_outdate},    {'B', op_put_row},       {'X', op_delete_row},
+    {'F', op_fork},       {'v', op_traverse},      {'a', op_stale},
+    {'A', op_soften},     {'e', op_ticket},        {'W', op_storm_under_way},
+    {'R', op_resize},
 };
 
 /* Do one of the operations that `letters` names, all equally likely. */
@@ -352,6 +476,8 @@ static void world_step(world *w, source *from, const char *letters) {
     char letter = letters[choose(from, (uint32_t)strlen(letters))];
     for (size_t i = 0; i < sizeof operations / sizeof *operations; i++)
         if (operations[i].letter == letter) operations[i].run(w, from);
+    w->replacing = NULL;
+    w->erasing = false;
 }
 
 #endif

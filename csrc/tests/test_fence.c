@@ -118,6 +118,38 @@ static void change_by_pattern_absent(void) { CHECK(delete_matching("t2:?:*") == 
 static void change_by_tag(void) { CHECK(delete_tag(5) == 0); }
 static void change_fill(void) { CHECK(fill_and_end(take(1), NULL)); }
 
+/* Take a pass as far as its leases, and end it. */
+static void outdate(lapse_pass *p) {
+    while (lapse_pass_outdate(p)) continue;
+    lapse_pass_end(p);
+}
+static void outdate_matching(const char *glob) {
+    struct lapse_pattern *pattern = compile(glob);
+    outdate(begin_match(&pattern, 1));
+    discard(pattern);
+}
+static void mark_key(void) { lapse_outdate_key(stage.t, &keys[1], 1); }
+static void mark_key_absent(void) { lapse_outdate_key(stage.t, &keys[2], 2); }
+static void mark_by_pattern(void) { outdate_matching("t1:*"); }
+static void mark_by_pattern_absent(void) { outdate_matching("t2:?:*"); }
+static void mark_by_tag(void) { outdate(begin_tag(5)); }
+static void mark_all(void) { lapse_outdate_all(stage.t); }
+
+static lapse_status drop(uint32_t id, lapse_object *expected) {
+    lapse_item removed;
+    lapse_status status = lapse_drop(stage.t, &twins[id], id, expected, stage.now, &removed);
+    if (status == LAPSE_OK || status == LAPSE_EXPIRED) lapse_release(&removed, 1);
+    return status;
+}
+static void change_drop(void) { CHECK(drop(1, &value) == LAPSE_OK && !present(1)); }
+static void change_drop_another(void) { CHECK(drop(1, &other_value) == LAPSE_ABSENT && present(1)); }
+static void change_drop_absent(void) { CHECK(drop(2, &value) == LAPSE_ABSENT); }
+static void change_drop_expired(void) {
+    change_touch();
+    stage.now += 500;
+    CHECK(drop(1, &value) == LAPSE_EXPIRED && drop(1, &value) == LAPSE_ABSENT);
+}
+
 static void change_list(void) {
     struct lapse_pattern *all = compile("*");
     lapse_item out[LAPSE_STEP];
@@ -158,6 +190,16 @@ static const struct {
     {change_fill, false, false, false},
     {change_list, false, false, false},
     {clear, true, true, true},
+    {mark_key, true, false, false},
+    {mark_key_absent, false, true, false},
+    {mark_by_pattern, true, false, false},
+    {mark_by_pattern_absent, false, true, false},
+    {mark_by_tag, false, false, false},
+    {mark_all, true, true, true},
+    {change_drop, false, false, false},
+    {change_drop_another, false, false, false},
+    {change_drop_absent, false, false, false},
+    {change_drop_expired, false, false, false},
 };
 
 /* Each change outdates the leases of what it changes, any number of them, and no others. */
@@ -199,6 +241,48 @@ static void test_keys_that_must_be_asked(void) {
     end(asking);
     end(plain_one);
     end(equal);
+    close_table();
+}
+
+/* Leases are outdated with no entry touched, and without a walk over the table. */
+static void test_leases_alone(void) {
+    open_table(plain);
+    for (uint32_t id = 0; id < KEYS; id++) CHECK(put(id, LAPSE_NEVER, tags_from(id % 3, 1)) == LAPSE_OK);
+    lapse_lease *tagged = take(3), *other = take(4), *matching = take(101), *early = take(1);
+    struct lapse_pattern *pattern = compile("t1:*");
+    lapse_pass *p = begin_match(&pattern, 1);
+    CHECK(!good(early, NULL)); /* from the beginning on */
+    for (uint32_t n = 0; lapse_pass_outdate(p); n++) CHECK(n < 16);
+    CHECK(!fill_and_end(take(201), NULL)); /* who comes before the end counts as older */
+    lapse_pass_end(p);
+    discard(pattern);
+    mark_by_tag();
+    lapse_outdate_key(stage.t, &keys[9], 9);
+    CHECK(!good(matching, NULL) && good(tagged, tags_from(0, 1)) && !good(tagged, tags_from(5, 1)));
+    CHECK(fill_and_end(take(201), NULL) && fill_and_end(take(9), tags_from(5, 1)));
+    mark_all();
+    CHECK(!fill_and_end(tagged, NULL) && !fill_and_end(other, NULL) && fill_and_end(take(4), NULL));
+    CHECK(lapse_len(stage.t, stage.now) == KEYS);
+    for (uint32_t cause = 0; cause < CAUSES; cause++) CHECK(stage.gone[cause] == 0);
+    end(matching);
+    end(early);
+    close_table();
+}
+
+/* A drop takes what it expects, once, and tells the index. */
+static void test_a_drop(void) {
+    lapse_counters c;
+    open_table(plain);
+    CHECK(put(1, LAPSE_NEVER, tags_from(3, 2)) == LAPSE_OK && put(2, 10, NULL) == LAPSE_OK);
+    lapse_lease *l = take(1);
+    CHECK(drop(1, &other_value) == LAPSE_ABSENT && present(1));
+    CHECK(drop(1, &value) == LAPSE_OK && drop(1, &value) == LAPSE_ABSENT && !present(1));
+    CHECK(lapse_check(stage.t) && delete_tag(3) == 0);
+    CHECK(fill_and_end(l, NULL) && present(1));
+    stage.now += 10;
+    CHECK(drop(2, &other_value) == LAPSE_ABSENT && drop(2, &value) == LAPSE_EXPIRED);
+    lapse_counters_read(stage.t, &c);
+    CHECK(c.deletes == 1 && c.expirations == 1);
     close_table();
 }
 
@@ -458,6 +542,8 @@ static void test_fills_without_memory(void) {
 int main(void) {
     RUN(test_what_outdates);
     RUN(test_keys_that_must_be_asked);
+    RUN(test_leases_alone);
+    RUN(test_a_drop);
     RUN(test_a_fill_is_a_write);
     RUN(test_a_fill_is_indexed);
     RUN(test_a_pattern_at_each_moment);

@@ -1,5 +1,6 @@
 /* The order of use, alone and in a table: exact eviction of what was not used for longest, against a naive
  * model, with a memory that fails, and with threads. */
+#include "clearing.h"
 #include "table.h"
 #include "test.h"
 
@@ -72,7 +73,7 @@ static void check_ages(lapse_order *o, const ages *a) {
 
 static void add_node(lapse_order *o, ages *a) {
     uint32_t node = a->n == 0 ? 1 : 0;
-    bool takes = order_take_token(o);
+    bool takes = order_take(o, 1);
     CHECK(takes == (a->n < o->limit));
     if (!takes) return;
     while (!order_add(o, 0, &node)) CHECK(order_make_room(o, &failing) == LAPSE_OK);
@@ -90,8 +91,23 @@ static void use_node(lapse_order *o, ages *a, uint32_t place) {
 
 static void drop_node(lapse_order *o, ages *a, uint32_t place) {
     order_drop(o, a->nodes[place]);
-    order_give_token(o);
+    order_give(o, 1);
     age_out(a, place);
+}
+
+/* The last node moves into a free place, if there is one. */
+static bool shed_node(lapse_order *o, ages *a) {
+    uint64_t hash;
+    uint32_t node, place = 0;
+    lapse_status status = order_last(o, &hash, &node);
+    if (status != LAPSE_OK) return status == LAPSE_MORE;
+    while (place < a->n && a->nodes[place] != node) place++;
+    CHECK(place < a->n && hash == 7 * (uint64_t)node);
+    uint32_t to = order_move(o, node);
+    CHECK(to > 0 && to < node && order_move(o, node) == node); /* which is not the last any more */
+    a->nodes[place] = to;
+    order_node_at(o, to)->hash = 7 * (uint64_t)to;
+    return true;
 }
 
 static void play_order(uint64_t limit, uint64_t random) {
@@ -99,12 +115,13 @@ static void play_order(uint64_t limit, uint64_t random) {
     lapse_order o;
     a.n = 0;
     expect_failures(0, false);
-    order_init(&o, true, limit);
+    order_init(&o, true, false, limit);
     for (uint32_t turn = 0; turn < 4000 * test_scale(); turn++) {
         uint32_t what = random_below(&random, 8), place = a.n ? random_below(&random, a.n) : 0;
         if (what < 4) add_node(&o, &a);
         else if (a.n && what < 7) use_node(&o, &a, place);
         else if (a.n) drop_node(&o, &a, place);
+        if (random_below(&random, 4) == 0) shed_node(&o, &a);
         if (turn % 16 == 0) check_ages(&o, &a);
     }
     check_ages(&o, &a);
@@ -118,15 +135,59 @@ static void test_random_uses(void) {
     for (uint32_t i = 0; i < sizeof limits / sizeof *limits; i++) play_order(limits[i], i);
 }
 
+/* Of many nodes a few are left: they stand together, in their order, and what lies behind is given back. */
+static void test_shedding(void) {
+    static ages a;
+    lapse_order o;
+    a.n = 0;
+    expect_failures(0, false);
+    order_init(&o, true, false, IDS);
+    for (uint32_t i = 0; i < IDS; i++) add_node(&o, &a);
+    size_t full = order_bytes(&o);
+    for (uint32_t i = 0; a.n > IDS / 20; i = (i + 7) % a.n) drop_node(&o, &a, i);
+    while (shed_node(&o, &a)) continue;
+    while (order_trim(&o, &failing)) continue;
+    check_ages(&o, &a);
+    CHECK(o.made == a.n && o.freed == 0 && order_bytes(&o) < full / 5);
+    while (a.n < IDS) add_node(&o, &a);
+    check_ages(&o, &a);
+    order_free(&o, &failing);
+    CHECK(ledger.held == 0);
+}
+
+/* Pages of a level that stays go back, too, and are blank when they are used again. */
+static void test_trimming_a_level(void) {
+    enum { MORE = 70000, FEW = 33000 }; /* of the level that begins with node 32,704 */
+    lapse_order o;
+    uint64_t hash;
+    uint32_t node, last;
+    expect_failures(0, false);
+    order_init(&o, true, false, MORE);
+    for (uint32_t i = 0; i < MORE; i++) {
+        CHECK(order_take(&o, 1));
+        while (!order_add(&o, i, &node)) CHECK(order_make_room(&o, &failing) == LAPSE_OK);
+    }
+    for (uint32_t i = FEW; i < MORE; i++) order_drop(&o, i + 1);
+    size_t full = order_bytes(&o), nodes;
+    while (order_last(&o, &hash, &last) == LAPSE_MORE) continue;
+    while (order_trim(&o, &failing)) continue;
+    CHECK(order_check(&o, &nodes) && nodes == FEW && order_bytes(&o) < full / 2 + full / 8);
+    for (uint32_t i = FEW; i < MORE; i++)
+        while (!order_add(&o, i, &node)) CHECK(order_make_room(&o, &failing) == LAPSE_OK);
+    CHECK(order_check(&o, &nodes) && nodes == MORE && order_bytes(&o) == full);
+    order_free(&o, &failing);
+    CHECK(ledger.held == 0);
+}
+
 static void test_starting_again(void) {
     static ages a;
     lapse_order o, old;
     a.n = 0;
     expect_failures(0, false);
-    order_init(&o, true, 300);
+    order_init(&o, true, false, 300);
     for (uint32_t i = 0; i < 300; i++) add_node(&o, &a);
-    CHECK(!order_take_token(&o));
-    order_restart(&o, a.n, &old);
+    CHECK(!order_take(&o, 1));
+    order_restart(&o, a.n, a.n, &old);
     a.n = 0;
     check_ages(&o, &a);
     for (uint32_t i = 0; i < 300; i++) add_node(&o, &a);
@@ -139,7 +200,7 @@ static void test_starting_again(void) {
 static void test_no_memory_for_nodes(void) {
     lapse_order o;
     uint32_t node;
-    order_init(&o, true, 1000);
+    order_init(&o, true, false, 1000);
     expect_failures(1, true);
     CHECK(!order_add(&o, 1, &node) && order_make_room(&o, &failing) == LAPSE_NO_MEMORY);
     expect_failures(0, false);
@@ -279,7 +340,7 @@ static void fill_in_vain(uint32_t id) {
     CHECK(lapse_lease_take(w.t, &w.keys[id], hash_of(id), &lease) == LAPSE_OK);
     drop(id);
     lapse_status status = lapse_fill(w.t, lease, &w.values[0], LAPSE_NEVER, NULL, false, w.now, &replaced);
-    CHECK(status == (w.t->order.limit > 0 ? LAPSE_OUTDATED : LAPSE_OK));
+    CHECK(status == LAPSE_OUTDATED);
     CHECK(replaced == NULL && w.left[LAPSE_EVICTED] == evicted);
     lapse_lease_end(w.t, lease);
 }
@@ -334,15 +395,9 @@ static void pop_any(uint64_t *random) {
 }
 
 static bool clear(void) {
-    lapse_item removed[LAPSE_STEP];
-    size_t n;
-    lapse_status more = LAPSE_MORE;
     if (lapse_detach(w.t) != LAPSE_OK) return false;
     for (uint32_t id = 0; id < w.ids; id++) lose_id(id);
-    while (more == LAPSE_MORE) {
-        more = lapse_drain(w.t, removed, &n);
-        lapse_release(removed, n);
-    }
+    drain_table(w.t);
     return true;
 }
 
@@ -490,15 +545,7 @@ static void act(actor *a) {
     else if (what < 4000) {
         if (lapse_delete(w.t, &w.keys[id], id, 1000, &removed) == LAPSE_OK) lapse_release(&removed, 1);
     } else if (what < 4090) CHECK(lapse_len(w.t, 1000) <= LIMIT);
-    else if (what == 4090) {
-        lapse_item items[LAPSE_STEP];
-        size_t n;
-        CHECK(lapse_detach(w.t) == LAPSE_OK);
-        for (lapse_status more = LAPSE_MORE; more == LAPSE_MORE;) {
-            more = lapse_drain(w.t, items, &n);
-            lapse_release(items, n);
-        }
-    }
+    else if (what == 4090) clear_table(w.t);
 }
 
 static void *play_actor(void *arg) {
@@ -528,6 +575,8 @@ static void test_threads(void) {
 
 static void run_alone(void) {
     RUN(test_random_uses);
+    RUN(test_shedding);
+    RUN(test_trimming_a_level);
     RUN(test_starting_again);
     RUN(test_no_memory_for_nodes);
     RUN(test_holding_nothing);

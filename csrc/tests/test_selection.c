@@ -1,14 +1,15 @@
-/* Streams of everything against the naive map (world.h): tags, patterns, passes in steps, batches, leases. */
+/* Streams of everything against the naive map (world.h): tags, patterns, passes and storms in steps, batches,
+ * leases, values past their deadline, bounds. */
 #include "stream.h"
 
 /* --- Streams --- */
 
 static const char *const phases[] = {
     "TTTTTTTTpnixlfyg+", /* grow, tagged */
-    "TTpnixtdgsrowwllffyyEPPPq+", /* churn */
-    "TTTTTTTTTTDDPPPMqEllff+", /* select */
+    "TTpnixtdjgsrowwllffyyEPPPZqmaeWv+", /* churn */
+    "TTTTTTTTTTDDPPPMZqEllffjm+", /* select */
     "TTTTTTTTTTTTTTpgPL", /* grow by what expires at once */
-    "TTpnitdgbsSroowwPPPMDEqllffyy+++LKc", /* all, clear among them */
+    "TTpnitdgbsSroowwPPPMZDEqllffyyjmaeeWWXAFv+++LKc", /* all, clear among them */
 };
 #define PHASES (sizeof phases / sizeof *phases)
 
@@ -47,9 +48,23 @@ static void test_stream_probabilistic(void) {
     run_streams((lapse_config){.mode = LAPSE_PROBABILISTIC, .default_ttl = 3000, .early_factor = 0.3});
 }
 
+static void test_stream_graceful(void) {
+    run_streams((lapse_config){.default_ttl = 2000, .grace = 1500, .jitter = 0.2});
+    run_streams((lapse_config){.mode = LAPSE_PROBABILISTIC, .default_ttl = 3000, .grace = 200, .beta = 1.0});
+}
+
+static void test_stream_bounded(void) {
+    run_streams((lapse_config){.default_ttl = 3000, .grace = 500, .lru = true, .max_entries = 300});
+    run_streams((lapse_config){.mode = LAPSE_SLIDING, .default_ttl = 3000, .lru = true, .max_entries = 40});
+    run_streams((lapse_config){.default_ttl = 3000, .grace = 500, .duel = true, .max_entries = 300});
+    run_streams((lapse_config){.mode = LAPSE_SLIDING, .default_ttl = 3000, .duel = true, .max_entries = 40});
+}
+
 int main(void) {
     RUN(test_stream_fixed);
     RUN(test_stream_sliding);
     RUN(test_stream_probabilistic);
+    RUN(test_stream_graceful);
+    RUN(test_stream_bounded);
     return tests_done();
 }

@@ -120,6 +120,7 @@ static void test_arrays_lie_inside_the_slab(void) {
 static void test_a_segment_comes_back_blank(void) {
     slab_pool p = new_pool(2);
     segment *s = take(&p, SEGMENT_SLOTS);
+    take(&p, SEGMENT_SLOTS); /* holds the slab */
     fill(s, 1);
     uint64_t seq = s->seq;
     empty(s);
@@ -146,10 +147,49 @@ static void test_slabs_that_nothing_uses(void) {
 #if LAPSE_THREADS
     CHECK(p.slabs == 3); /* a late reader may still hold a header */
 #else
-    CHECK(p.slabs == 1 && mapped == SLAB_BYTES);
+    CHECK(p.slabs == 0 && mapped == 0);
 #endif
     for (uint32_t i = 0; i < n; i++) fill(take(&p, SEGMENT_SLOTS), i);
     CHECK(p.slabs == 3);
+    free_pool(&p);
+}
+
+/* What is taken when the slabs have become old comes from a new one; then the old one, which nothing uses, goes. */
+static void test_old_slabs(void) {
+    slab_pool p = new_pool(0);
+    segment *first = take(&p, SEGMENT_SLOTS), *second = take(&p, SEGMENT_SLOTS);
+    slab *old = first->slab;
+    fill(first, 1);
+    pool_age(&p);
+    CHECK(pool_is_empty(&p));
+    segment *moved = take(&p, SEGMENT_HALF_SLOTS);
+    CHECK(moved->slab != old && p.slabs == 2);
+    empty(first);
+    pool_give(&p, first);
+    CHECK(pool_note_idle(&p) == 0 && pool_take_idle(&p) == NULL && !pool_is_empty(&p));
+    empty(second);
+    pool_give(&p, second);
+    CHECK(p.slabs == 1 + LAPSE_THREADS && pool_note_idle(&p) == LAPSE_THREADS * 2 * p.side_bytes);
+    slab *idle = pool_take_idle(&p);
+    CHECK(idle == (LAPSE_THREADS ? old : NULL) && p.slabs == 1);
+    pool_drop_slabs(&p, idle);
+    CHECK(take(&p, SEGMENT_SLOTS)->slab == moved->slab && mapped == SLAB_BYTES);
+    pool_age(&p);
+    CHECK(pool_is_empty(&p));
+    pool_renew(&p);
+    CHECK(take(&p, SEGMENT_SLOTS)->slab == moved->slab);
+    free_pool(&p);
+}
+
+/* What has been used since the idle ones were noted is not taken for one. */
+static void test_idle_and_used_again(void) {
+    slab_pool p = new_pool(0);
+    pool_add(&p, pool_new_slab(&p));
+    CHECK(pool_note_idle(&p) == 0 && p.first->idle); /* none of it is resident */
+    segment *s = take(&p, SEGMENT_SLOTS);
+    empty(s);
+    pool_give(&p, s);
+    CHECK(pool_take_idle(&p) == NULL && p.slabs == LAPSE_THREADS);
     free_pool(&p);
 }
 
@@ -212,6 +252,8 @@ int main(void) {
     RUN(test_arrays_lie_inside_the_slab);
     RUN(test_a_segment_comes_back_blank);
     RUN(test_slabs_that_nothing_uses);
+    RUN(test_old_slabs);
+    RUN(test_idle_and_used_again);
     RUN(test_pages_are_let_go);
     RUN(test_trimming_keeps_what_is_used);
     RUN(test_bytes_in_use);

@@ -261,6 +261,7 @@ static void play_round(uint64_t *random) {
         if (naive.there[e]) do_forget(e);
         else do_add(e, random);
     }
+    if (random_below(random, 4) == 0) index_pack(&naive.ix, &failing);
     if (random_below(random, 1500) == 0) do_put_aside();
 }
 
@@ -295,6 +296,7 @@ static void test_often_empty(void) {
         if (random_below(&random, 3) == 0) do_walk(&random);
         else if (naive.there[e]) do_forget(e);
         else do_add(e, &random);
+        index_pack(&naive.ix, &failing);
         check_index();
         if (n % 20 == 0) check_names();
     }
@@ -461,6 +463,90 @@ static void test_many_entries_of_one_label(void) {
     index_walk_end(&ix, &w);
     shrinks_to_nothing(&ix, (size_t)MANY * 32);
     CHECK(name.references == 1);
+}
+
+/* --- Packing --- */
+
+static void pack_index(tag_index *ix) {
+    while (index_pack(ix, &failing)) continue;
+}
+
+/* A twentieth is left, of many labels or of one: it takes a twentieth of the memory, and is found. */
+static void check_packing(bool one_label) {
+    tag_index ix;
+    size_t postings;
+    index_init(&ix);
+    expect_no_failures();
+    for (uint32_t i = 0; i < MANY; i++) many_names[i] = (lapse_object){.references = 1, .id = i};
+    for (uint32_t i = 0; i < MANY; i++) {
+        uint32_t label = one_label ? 0 : i / 2;
+        add_one(&ix, mix_hash(i), &many_names[i], &many_names[label], mix_hash(~(uint64_t)label));
+    }
+    size_t full = index_bytes(&ix);
+    for (uint32_t i = 0; i < MANY; i++)
+        if (i % 40 > 1) index_forget(&ix, mix_hash(i), &many_names[i]);
+    settle(&ix);
+    CHECK(index_is_loose(&ix));
+    pack_index(&ix);
+    CHECK(!index_is_loose(&ix) && index_bytes(&ix) < full / 8);
+    CHECK(index_check(&ix, &postings) && postings == MANY / 20);
+    for (uint32_t i = 0; i < MANY; i++) CHECK(index_count(&ix, mix_hash(i), &many_names[i]) == (i % 40 < 2));
+    label_walk w;
+    static member found[MANY];
+    CHECK(index_walk_begin(&ix, mix_hash(~UINT64_C(0)), &many_names[0], MANY, &w) == LAPSE_OK);
+    CHECK(walk(&ix, &w, found, MANY) == (one_label ? MANY / 20 : 2));
+    index_walk_end(&ix, &w);
+    for (uint32_t i = 0; i < MANY; i++) index_forget(&ix, mix_hash(i), &many_names[i]);
+    settle(&ix);
+    CHECK(index_bytes(&ix) == 0 && ledger.held == 0);
+    for (uint32_t i = 0; i < MANY; i++) CHECK(many_names[i].references == 1);
+}
+
+static void test_packing_many_labels(void) { check_packing(false); }
+static void test_packing_one_label(void) { check_packing(true); }
+
+/* The last level stays, and its pages go that hold nothing any more: they are blank when they are used again. */
+static void test_packing_a_level(void) {
+    enum { FEW = 70000 };
+    tag_index ix;
+    lapse_object name = {.references = 1};
+    size_t postings;
+    index_init(&ix);
+    expect_no_failures();
+    for (uint32_t i = 0; i < MANY; i++) add_one(&ix, mix_hash(i), &many_names[i], &name, 7);
+    size_t full = index_bytes(&ix);
+    for (uint32_t i = FEW; i < MANY; i++) index_forget(&ix, mix_hash(i), &many_names[i]);
+    uint32_t held = ledger.held;
+    pack_index(&ix);
+    CHECK(ledger.held == held && index_bytes(&ix) < full * 3 / 4);
+    CHECK(index_check(&ix, &postings) && postings == FEW);
+    for (uint32_t i = FEW; i < MANY; i++) add_one(&ix, mix_hash(i), &many_names[i], &name, 7);
+    CHECK(index_check(&ix, &postings) && postings == MANY && index_bytes(&ix) == full);
+    index_put_aside(&ix);
+    settle(&ix);
+    CHECK(name.references == 1 && ledger.held == 0);
+}
+
+/* A walk keeps everything where it is. */
+static void test_no_packing_under_a_walk(void) {
+    tag_index ix;
+    static lapse_object objects[300];
+    lapse_object name = {.references = 1};
+    label_walk w;
+    index_init(&ix);
+    expect_no_failures();
+    for (uint32_t i = 0; i < 300; i++) add_one(&ix, i, &objects[i], &name, 7);
+    CHECK(index_walk_begin(&ix, 7, &name, 300, &w) == LAPSE_OK);
+    for (uint32_t i = 0; i < 290; i++) index_forget(&ix, i, &objects[i]);
+    size_t bytes = index_bytes(&ix);
+    pack_index(&ix);
+    CHECK(index_bytes(&ix) == bytes);
+    index_walk_end(&ix, &w);
+    pack_index(&ix);
+    CHECK(index_bytes(&ix) < bytes);
+    index_put_aside(&ix);
+    settle(&ix);
+    CHECK(name.references == 1 && ledger.held == 0);
 }
 
 /* --- Memory that fails --- */
@@ -653,6 +739,10 @@ int main(void) {
     RUN(test_put_aside_under_a_walk);
     RUN(test_many_labels);
     RUN(test_many_entries_of_one_label);
+    RUN(test_packing_many_labels);
+    RUN(test_packing_one_label);
+    RUN(test_packing_a_level);
+    RUN(test_no_packing_under_a_walk);
     RUN(test_making_room_without_memory);
     RUN(test_each_request_of_tagged_writes_fails);
     RUN(test_tags_of_an_entry);

@@ -21,10 +21,13 @@ from types import MethodType
 
 cimport cython
 from cpython.datetime cimport import_datetime
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.math cimport llrint
+from libc.string cimport memset
 from libc.stdint cimport INT64_MAX, int64_t, uint64_t
-from libc.stdlib cimport free, malloc
 
 from lapse._lapse cimport *
 from lapse._ops cimport *
@@ -43,6 +46,7 @@ cdef tuple CAUSES = ("replaced", "deleted", "pattern", "tag", "cleared", "expire
 cdef tuple NO_TAGS = ()
 cdef dict ESCAPES = {ord(special): "\\" + special for special in "*?[]\\"}
 cdef object MISSING = object()
+absent = MISSING  # what stands for "no value" between here and what loads values
 cdef bint LOCKED_READS = os.environ.get("LAPSE_FORCE_LOCKED") == "1"
 
 
@@ -57,7 +61,7 @@ import_datetime()
 cdef int64_t reading(object clock) except? -3:
     """A caller's clock as nanoseconds, moved by ORIGIN."""
     if isinstance(clock, ManualClock):
-        return ORIGIN + (<ManualClock>clock).nanoseconds
+        return ORIGIN + (<ManualClock>clock).now()
     cdef double seconds = clock()
     if seconds != seconds:
         raise ValueError(f"the clock returned {seconds!r}, not a number of seconds")
@@ -65,28 +69,41 @@ cdef int64_t reading(object clock) except? -3:
 
 
 cdef class ManualClock:
-    """A monotonic clock that moves only when told to: for tests and replays.
+    """A monotonic clock that moves only when told to: for tests and replays. Thread-safe.
 
     Calling it gives seconds (float). Inside it counts whole nanoseconds.
     """
 
-    cdef int64_t nanoseconds
+    cdef uint64_t nanoseconds  # an int64_t, by its bits
 
     def __init__(self, start=0.0):
-        self.nanoseconds = nanoseconds_of(start)
+        STORE(&self.nanoseconds, <uint64_t>nanoseconds_of(start))
+
+    cdef int64_t now(self) noexcept:
+        return <int64_t>RELAXED(&self.nanoseconds)
 
     def __call__(self):
-        return self.nanoseconds / 1e9
+        return self.now() / 1e9
 
     def advance(self, seconds):
         """Move by `seconds` (float; negative moves backwards). ValueError beyond about 73 years."""
-        cdef int64_t there = self.nanoseconds + nanoseconds_of(seconds)
-        if not -FARTHEST < there < FARTHEST:
-            raise ValueError(f"the clock cannot go as far as {there / 1e9!r} seconds")
-        self.nanoseconds = there
+        cdef int64_t here, there, by = nanoseconds_of(seconds)
+        while True:
+            here = self.now()
+            there = here + by
+            if not -FARTHEST < there < FARTHEST:
+                raise ValueError(f"the clock cannot go as far as {there / 1e9!r} seconds")
+            if COMPARE_SWAP64(&self.nanoseconds, <uint64_t>here, <uint64_t>there):
+                return
 
     def __repr__(self):
-        return f"ManualClock({self.nanoseconds / 1e9!r})"
+        return f"ManualClock({self.now() / 1e9!r})"
+
+
+cdef int64_t grace_of(object seconds) except? -2:
+    """A stale_ttl as nanoseconds: at most those from here to where every clock ends."""
+    cdef int64_t nanoseconds = lifetime(seconds)
+    return ORIGIN if nanoseconds == LAPSE_NEVER or nanoseconds > ORIGIN else nanoseconds
 
 
 cdef int64_t nanoseconds_of(object seconds) except? -3:
@@ -109,13 +126,33 @@ cdef inline int64_t now_of(Cache self) except? -3:
     return LAPSE_NATIVE if self._clock is None else reading(self._clock)
 
 
+cdef inline int64_t kept_since(Cache self) except? -3:
+    """As the time of a listing: entries within their grace count as live."""
+    return lapse_kept_since(opened(self), now_of(self))
+
+
 cdef void announce(void *context, lapse_item *items, size_t n, lapse_cause cause) noexcept:
     """The table's observer: tell the cache's listener, which does not raise, of entries that have left."""
     cdef Cache self = <Cache>context
     cdef size_t i
-    cdef list events = [(taken(items[i].key), taken(items[i].value), CAUSES[<int>cause]) for i in range(n)]
-    if self._listener is not None:
-        self._listener(events)
+    try:
+        if self._listener is not None:
+            self._listener([(<object>items[i].key, <object>items[i].value, CAUSES[<int>cause]) for i in range(n)])
+    except MemoryError:
+        self._listener.lost(n)
+    finally:
+        lapse_release(items, n)
+
+
+cdef int weigh(void *context, PyObject *key, PyObject *value, uint32_t *weight) except -1:
+    """The table's weigher: ask the cache's own."""
+    answer = (<Cache>context)._options["weigher"](<object>key, <object>value)
+    if not isinstance(answer, int):
+        raise TypeError(f"weigher must return an int, not {answer!r}")
+    if not 0 <= answer < 1 << 32:
+        raise ValueError(f"weigher must return an int from 0 to 2**32 - 1, not {answer!r}")
+    weight[0] = answer
+    return 0
 
 
 # --- The cache ---------------------------------------------------------------------------------
@@ -147,16 +184,23 @@ cdef class Cache:
         config.default_ttl = LAPSE_NEVER if default_ttl is None else lifetime(default_ttl)
         config.max_lifetime = LAPSE_NEVER if max_lifetime is None else lifetime(max_lifetime)
         config.early_factor = options.get("early_expiry_factor", 0.0)
+        config.beta = options.get("beta", 1.0)
+        config.grace = 0 if options["stale_ttl"] is None else grace_of(options["stale_ttl"])
         config.jitter = options["jitter"]
         config.seed = options["seed"] & 0xFFFFFFFFFFFFFFFF
         config.own_clock = options["clock"] is not None
         config.locked_reads = LOCKED_READS
+        config.quiesce = fast_quiesce
         maxsize = options["maxsize"]
-        config.lru, config.max_entries = maxsize is not None, maxsize or 0
+        config.lru = maxsize is not None and options["policy"] == "lru"
+        config.duel = maxsize is not None and not config.lru
+        config.max_entries = maxsize or 0
         config.memory = NULL
         self._mode, self._options, self._clock = mode, options, options["clock"]
         self._listener, self._flights = announcer, flights
-        config.observer, config.context = NULL, <void *>self
+        config.weigher, config.observer, config.context = NULL, NULL, <void *>self
+        if options["weigher"] is not None:
+            config.weigher = weigh
         if announcer is not None:
             config.observer = announce
         self.owned = lapse_table_new(&config)
@@ -232,6 +276,10 @@ cdef class Cache:
             if stored:
                 return new
 
+    def _stale(self, key, default):
+        """The value of an entry whose deadline has passed, but not its grace, or `default`."""
+        return op_stale(opened(self), key, now_of(self), default)
+
     def _look(self, key, default):
         """The live value or `default`; touches, draws and counts nothing."""
         return op_peek(opened(self), key, now_of(self), default)
@@ -270,14 +318,18 @@ cdef class Cache:
         """Remove some live entry and return its (key, value). KeyError if the cache is empty. Atomic."""
         cdef lapse_item item
         cdef lapse_table *t = opened(self)
-        cdef uint64_t cursor = self.pop_cursor  # where to look first; any place is right
+        cdef tuple pair = PyTuple_New(2)  # first: without memory nothing goes
+        cdef uint64_t cursor = RELAXED(&self.pop_cursor)  # where to look first; any place is right
         cdef lapse_status status = lapse_pop_any(t, &cursor, now_of(self), &item)
-        self.pop_cursor = cursor
+        STORE(&self.pop_cursor, cursor)
         if status != LAPSE_OK:
             raise KeyError("popitem(): the cache is empty")
-        key, value = <object>item.key, <object>item.value
+        Py_INCREF(<object>item.key)
+        PyTuple_SET_ITEM(pair, 0, <object>item.key)
+        Py_INCREF(<object>item.value)
+        PyTuple_SET_ITEM(pair, 1, <object>item.value)
         lapse_farewell(t, &item, 1, LAPSE_DELETED)
-        return key, value
+        return pair
 
     # --- Many keys; atomic key by key, one clock reading ---
 
@@ -370,9 +422,7 @@ cdef class Cache:
 
         What delete_pattern() says of entries that come and go holds here too. Cost: what goes.
         """
-        if not isinstance(tag, str):
-            raise TypeError(f"a tag must be a str, not {type(tag).__name__}")
-        return erase_tag(opened(self), PyUnicode_FromObject(tag), now_of(self))
+        return erase_tag(opened(self), tag_name(tag), now_of(self))
 
     def tags(self, key):
         """The tags of a live entry as a frozenset; empty if there is no such entry."""
@@ -398,12 +448,59 @@ cdef class Cache:
         return erase_keys(opened(self), list(keys), now_of(self))
 
     def _invalidate_patterns(self, patterns):
-        """Remove what any of the patterns matches, in one pass; counts for each, the first match counts."""
+        """Remove what any of the patterns matches; counts for each, where one match counts.
+
+        They take one pass, very many prefixes ("users:7:*") a walk of their own, which is in force at once.
+        """
         return erase_patterns(opened(self), list(patterns), now_of(self))
+
+    # --- By mark: what LazyInvalidation makes of the cache ---
+
+    def _outdate_key(self, key):
+        """Outdate the loads of `key` that are under way; its entry stays. O(1)."""
+        lapse_outdate_key(opened(self), <PyObject *>key, <uint64_t>fast_hash(key))
+
+    def _outdate_pattern(self, Pattern pattern not None):
+        """Outdate the loads whose keys a compiled pattern matches. O(loads under way), in bounded steps."""
+        outdate(opened(self), &pattern.native, None)
+
+    def _outdate_tag(self, tag):
+        """Outdate the loads that name a tag; the tag as an exact str. O(1)."""
+        cdef str name = tag_name(tag)
+        outdate(opened(self), NULL, name)
+        return name
+
+    def _outdate_all(self):
+        """Outdate all loads. O(1)."""
+        lapse_outdate_all(opened(self))
+
+    def _look_kept(self, key, default):
+        """_look() that finds entries within their grace, too."""
+        return op_peek(opened(self), key, kept_since(self), default)
+
+    def _kept(self):
+        """An iterator of all keys whose entries are live or within their grace."""
+        return Walk(self, KEYS, True)
+
+    def _kept_matching(self, pattern):
+        """A list of those keys that a pattern matches."""
+        return keys_matching(opened(self), pattern, kept_since(self))
+
+    def _kept_with_tag(self, tag):
+        """A list of those keys whose entries bear `tag`."""
+        return keys_bearing(opened(self), tag_name(tag), kept_since(self))
+
+    def _kept_tags(self, key):
+        """The tags of an entry that is live or within its grace."""
+        return tags_of(opened(self), key, kept_since(self))
+
+    def _drop(self, key, expected):
+        """Remove `key` if its value is this very object; outdates no load. Was it live? Atomic."""
+        return op_drop(opened(self), key, expected, now_of(self))
 
     # --- Loading ---
 
-    def get_or_load(self, key, loader, ttl=None, *, tags=NO_TAGS, timeout=None):
+    def get_or_load(self, key, loader, ttl=None, *, tags=NO_TAGS, timeout=None, refresh=None):
         """The value under `key`; where there is none, `loader(key)`'s, which is stored for `ttl` seconds.
 
         One load of a key runs at a time. Callers that come while it runs wait for it, for at most `timeout`
@@ -412,26 +509,33 @@ cdef class Cache:
         An exception of the loader reaches every one of them; nothing is stored. A load that would wait
         for itself, directly or around several threads, raises lapse.LoadCycleError. Loads of different
         keys do not wait for each other. A hit costs little more than get().
+
+        Where there is an old value, one that a probabilistic cache reloads ahead of time or one within
+        `stale_ttl`, one caller reloads it and all others get it. `refresh` says where (None: as the cache
+        has it): "caller", who waits; "thread" or "task", in the background, and the caller gets it too.
         """
-        value = op_get(opened(self), key, now_of(self), MISSING)
-        if value is not MISSING:
+        cdef bint ticket = False
+        value = op_get_or_ticket(opened(self), key, now_of(self), MISSING, &ticket)
+        if value is not MISSING and not ticket:
             return value
-        return self._flights.load(self, key, loader, ttl, tags, timeout)
+        return self._flights.load(self, key, loader, ttl, tags, timeout, refresh, value)
 
-    def _load(self, key, loader, ttl=None, *, tags=NO_TAGS, timeout=None):
-        """get_or_load() of a key that has just been missed: the fast entry comes here."""
-        return self._flights.load(self, key, loader, ttl, tags, timeout)
+    def _load(self, key, loader, ttl=None, *, tags=NO_TAGS, timeout=None, refresh=None, old=MISSING):
+        """get_or_load() of a key that has just been missed, or of which `old` is to be reloaded: the fast entry
+        comes here."""
+        return self._flights.load(self, key, loader, ttl, tags, timeout, refresh, old)
 
-    def aget_or_load(self, key, loader, ttl=None, *, tags=NO_TAGS, timeout=None):
+    def aget_or_load(self, key, loader, ttl=None, *, tags=NO_TAGS, timeout=None, refresh=None):
         """get_or_load() for coroutines, to be awaited: `loader(key)` returns an awaitable or a value.
 
         Loads are shared with other tasks, event loops and threads. A caller that is cancelled cancels nobody
         else, and the load only if nobody else waits for it.
         """
-        value = op_get(opened(self), key, now_of(self), MISSING)
-        if value is not MISSING:
+        cdef bint ticket = False
+        value = op_get_or_ticket(opened(self), key, now_of(self), MISSING, &ticket)
+        if value is not MISSING and not ticket:
             return Ready(value)
-        return self._flights.aload(self, key, loader, ttl, tags, timeout)
+        return self._flights.aload(self, key, loader, ttl, tags, timeout, refresh, value)
 
     def load_many(self, keys, batch_loader, ttl=None, *, tags=NO_TAGS, timeout=None):
         """A dict of the values under `keys`; those that are missing are loaded by one call.
@@ -492,7 +596,10 @@ cdef class Cache:
         return Walk(self, kind)
 
     def expire(self, limit=None):
-        """Remove up to `limit` expired entries (None: all) now; how many went. Bounded steps."""
+        """Remove up to `limit` expired entries (None: all) now; how many went. Bounded steps.
+
+        When no more have expired, memory goes back to the system that the other entries do not need.
+        """
         cdef lapse_table *t = opened(self)
         cdef int64_t now = lapse_now(t, now_of(self)), since = clock_precise()
         cdef Py_ssize_t left = INT64_MAX if limit is None else limit
@@ -506,7 +613,36 @@ cdef class Cache:
             gone += n
             lapse_farewell(t, removed, n, LAPSE_BY_DEADLINE)
             let_others_run(&since)
+        if status == LAPSE_OK:
+            pack(t, False)
         return gone
+
+    def _resize(self, uint64_t maxsize):
+        """Change the bound of a bounded cache, and let what is too much go."""
+        cdef lapse_table *t = opened(self)
+        cdef int64_t since = clock_precise()
+        if lapse_resize(t, maxsize) != LAPSE_OK:
+            raise ValueError("a cache that was made without maxsize= cannot be resized")
+        self._options["maxsize"] = maxsize
+        while lapse_fit(t, now_of(self)) == LAPSE_MORE:
+            let_others_run(&since)
+        pack(t, True)
+
+    def soft_clear(self, stale_ttl=None):
+        """End the lives of all entries now, and outdate all loads under way; how many entries were live.
+
+        For `stale_ttl` seconds (None: the cache's own stale_ttl, or 60) get_or_load() serves each of them
+        on while one caller reloads it; every other method takes it for absent. Bounded steps.
+        """
+        cdef lapse_table *t = opened(self)
+        if stale_ttl is None:
+            stale_ttl = 60 if self._options["stale_ttl"] is None else self._options["stale_ttl"]
+        cdef int64_t grace = grace_of(stale_ttl), at = lapse_now(t, now_of(self)), since = clock_precise()
+        cdef uint64_t cursor = 0
+        cdef size_t n = 0
+        while lapse_soften(t, &cursor, at, at + grace, &n) == LAPSE_MORE:
+            let_others_run(&since)
+        return n
 
     def clear(self):
         """Remove everything: at once for every reader, then the values go in bounded steps."""
@@ -537,7 +673,7 @@ cdef class Cache:
         return fast_table(self) == NULL
 
     def _entries(self):
-        """Every live entry as (key, value, ns left | None, ttl, ns to the hard end | None, own ttl?, tags)."""
+        """Every live entry as (key, value, ns left | None, ttl, ns to the hard end | None, own ttl?, tags, cost)."""
         return list(Walk(self, ENTRIES))
 
     def _restore(self, entries, double elapsed=0.0):
@@ -546,8 +682,8 @@ cdef class Cache:
         cdef int64_t at = lapse_now(t, now_of(self)), older = <int64_t>llrint(elapsed * 1e9)
         cdef lapse_item dates
         cdef tag_args labels
-        for key, value, left, ttl, limit, own, tags in entries:
-            dates.ttl, dates.own_ttl = ttl, own
+        for key, value, left, ttl, limit, own, tags, cost in entries:
+            dates.ttl, dates.own_ttl, dates.cost = ttl, own, cost
             dates.deadline = LAPSE_NEVER if left is None else at + <int64_t>left - older
             dates.limit = LAPSE_NEVER if limit is None else at + <int64_t>limit - older
             if left is not None and dates.deadline <= at:
@@ -569,6 +705,7 @@ cdef class Cache:
             "merges": c.merges, "sweeps": c.sweeps, "segments": lapse_segments(t),
             "replaced": c.replaced, "pattern_deletes": c.by_pattern, "tag_deletes": c.by_tag,
             "cleared": c.cleared, "fenced_stores": c.fenced, "evictions": c.evictions,
+            "refused": c.refused, "weight": lapse_weight(t), "early_refreshes": c.tickets, "stale_hits": c.stale,
             "bytes": lapse_bytes(t), "tracking_bytes": lapse_tracking_bytes(t),
             "listener_errors": 0 if self._listener is None else self._listener.errors,
         }
@@ -598,7 +735,18 @@ cdef Py_ssize_t drain(lapse_table *t, int64_t now) noexcept:
         status = lapse_drain(t, removed, &n)
         live += lapse_dismiss(t, removed, n, now, LAPSE_CLEARED)
         let_others_run(&since)
+    pack(t, False)
     return live
+
+
+cdef void pack(lapse_table *t, bint at_once) noexcept:
+    """Give back what the entries do not need. `at_once`: even if the cache has just grown."""
+    cdef lapse_packing work
+    cdef int64_t since = clock_precise()
+    memset(&work, 0, sizeof(work))
+    work.at_once = at_once
+    while lapse_pack(t, &work) == LAPSE_MORE:
+        let_others_run(&since)
 
 
 def escape(text):
@@ -610,15 +758,48 @@ def escape(text):
     raise TypeError(f"only str and bytes can be escaped, not {type(text).__name__}")
 
 
+cdef str tag_name(object tag):
+    if not isinstance(tag, str):
+        raise TypeError(f"a tag must be a str, not {type(tag).__name__}")
+    return PyUnicode_FromObject(tag)
+
+
 cdef list tag_names(const lapse_tags *tags):
     cdef size_t i
     return [<object>tags.names[i] for i in range(tags.n)]
 
 
-cdef object table_pattern(object table):
+def table_pattern(table):
+    """The pattern of every key that begins with `table` (str or bytes) and a colon."""
     if not isinstance(table, (str, bytes)):
         raise TypeError(f"a table must be a str or bytes, not {type(table).__name__}")
     return escape(table) + (b":*" if isinstance(table, bytes) else ":*")
+
+
+cdef class Pattern:
+    """A glob pattern, compiled; see Cache.delete_pattern() for what it may be, and what is raised. Immutable.
+
+    `source` is of exact type str or bytes.
+    """
+
+    cdef readonly object source
+    cdef lapse_pattern *native
+
+    def __cinit__(self, source):
+        self.native = compiled(source)
+        self.source = PyUnicode_FromObject(source) if isinstance(source, str) else b"".join((source,))
+
+    def __dealloc__(self):
+        if self.native != NULL:
+            lapse_pattern_free(&lapse_system_memory, self.native)
+
+    def matches(self, key):
+        """Does it match a key? Never one that is neither str nor bytes."""
+        cdef lapse_text text
+        return object_text(<PyObject *>key, &text) and pattern_matches(self.native, &text)
+
+    def __repr__(self):
+        return f"Pattern({self.source!r})"
 
 
 @cython.no_gc_clear
@@ -645,6 +826,7 @@ cdef class Lease:
             self.native = NULL
             refuse(LAPSE_NO_MEMORY)
         self.table = t
+        lapse_lease_time(t, self.native, now_of(cache))
 
     def __dealloc__(self):
         if self.native != NULL:
@@ -653,9 +835,10 @@ cdef class Lease:
     @property
     def outdated(self):
         """Would fill() refuse it now?"""
+        cdef tuple tags = tuple(self.tags)
         cdef tag_args labels
         try:
-            tag_args_fill(&labels, tuple(self.tags))
+            tag_args_fill(&labels, tags)
             return not lapse_lease_holds(self.table, self.native, &labels.tags)
         finally:
             tag_args_drop(&labels)
@@ -736,9 +919,9 @@ cdef class Memo:
         """The key under which the result of a call with these arguments is stored."""
         return fast_memo_key(self, (*args, *kwargs.values()), tuple(kwargs))
 
-    def _load(self, key, tuple args, dict kwargs, ttl, tags, timeout):
-        """The cache's get_or_load() of a key that has just been missed."""
-        return self.cache._flights.load(self.cache, key, Call(self.function, args, kwargs), ttl, tags, timeout)
+    def _load(self, key, tuple args, dict kwargs, ttl, tags, timeout, old=MISSING):
+        """The cache's get_or_load() of a key that has just been missed, or of which `old` is to be reloaded."""
+        return self.cache._flights.load(self.cache, key, Call(self.function, args, kwargs), ttl, tags, timeout, None, old)
 
     def _aload(self, key, tuple args, dict kwargs, ttl, tags, timeout):
         """The same for a coroutine function; to be awaited."""
@@ -786,13 +969,13 @@ cdef class Walk:
     cdef lapse_item *items
     cdef size_t room, filled, used
 
-    def __cinit__(self, Cache cache, int kind):
+    def __cinit__(self, Cache cache, int kind, bint kept=False):
         self.cache, self.kind = cache, kind
-        self.at = lapse_now(opened(cache), now_of(cache))
+        self.at = kept_since(cache) if kept else lapse_now(opened(cache), now_of(cache))
 
     def __dealloc__(self):
         lapse_release(self.items + self.used, self.filled - self.used)
-        free(self.items)
+        PyMem_Free(self.items)
 
     def __iter__(self):
         return self
@@ -816,7 +999,7 @@ cdef class Walk:
         limit = None if item.limit == LAPSE_NEVER else item.limit - self.at
         t = opened(self.cache)
         names = tuple(tags_of(t, key, self.at)) if lapse_is_indexed(t) else ()
-        return key, value, left, item.ttl, limit, bool(item.own_ttl), names
+        return key, value, left, item.ttl, limit, bool(item.own_ttl), names, item.cost
 
     cdef int refill(self) except -1:
         """Copy the next segment out."""
@@ -833,8 +1016,8 @@ cdef class Walk:
         return 0
 
     cdef int grow(self, size_t n) except -1:
-        free(self.items)
-        self.items = <lapse_item *>malloc(n * sizeof(lapse_item))
+        PyMem_Free(self.items)
+        self.items = <lapse_item *>PyMem_Malloc(n * sizeof(lapse_item))
         self.room = n if self.items != NULL else 0
         if self.items == NULL:
             raise MemoryError("lapse: no memory for an iterator")
@@ -856,6 +1039,21 @@ def called_natively(type cls):
     """Make calls of the instances of a new subclass of Memo as direct as Memo's own; returns `cls`."""
     fast_memo_type(cls)
     return cls
+
+
+def _refuse_memory(uint64_t first, uint64_t end):
+    """From now on refuse the native requests for memory from `first` to before `end`; how many there were."""
+    return memory_refuse(first, end)
+
+
+def end_stops():
+    """From now on no thread is stopped so that memory can be given back; is such a stop still under way?"""
+    return fast_end_stops()
+
+
+def forget_stops():
+    """In the child of a fork: stops that other threads had under way are none any more."""
+    fast_forget_stops()
 
 
 # Cython leaves an empty module of its own behind; `import lapse` brings in nothing foreign.

@@ -32,7 +32,7 @@ static struct {
     objobjargproc store;
     traverseproc traverse;
     inquiry clear;
-    PyObject *tags; /* the interned name of that keyword */
+    PyObject *tags, *old; /* the interned names of these keywords */
 } behind;
 
 /* The open table of a cache, or NULL; another thread may close it at any time. */
@@ -57,6 +57,16 @@ static inline Py_hash_t fast_hash(PyObject *key) {
     return PyObject_Hash(key);
 }
 
+/* A list of the objects behind owned references, which this takes over even if there is no memory for it. */
+static PyObject *fast_taken_list(PyObject **owned, size_t n) {
+    PyObject *list = PyList_New((Py_ssize_t)n);
+    for (size_t i = 0; i < n; i++) {
+        if (list) PyList_SET_ITEM(list, (Py_ssize_t)i, owned[i]);
+        else Py_DECREF(owned[i]);
+    }
+    return list;
+}
+
 /* --- Reading --- */
 
 static void raise_busy(void) {
@@ -72,13 +82,13 @@ static NOINLINE PyObject *read_fully(lapse_table *t, PyObject *key, Py_hash_t ha
     return NULL;
 }
 
-/* An exact str's read_quickly(); NULL: the whole read must decide. */
-INLINE PyObject *quick_value(PyObject *self, PyObject *key) {
+/* An exact str's read_quickly(); NULL: it is `*absent`, or the whole read must decide. */
+INLINE PyObject *quick_value(PyObject *self, PyObject *key, bool *absent) {
     lapse_table *t = RELAXED(&((cache_head *)self)->quick);
     if (UNLIKELY(t == NULL) || UNLIKELY(!PyUnicode_CheckExact(key))) return NULL;
     Py_hash_t hash = RELAXED(&((PyASCIIObject *)key)->hash);
     if (UNLIKELY(hash == -1)) return NULL;
-    PyObject *value = read_quickly(t, key, mix_hash((uint64_t)hash), false, 0);
+    PyObject *value = read_quickly(t, key, mix_hash((uint64_t)hash), false, 0, absent);
     if (LIKELY(value != NULL)) COUNT(t, hits);
     return value;
 }
@@ -96,11 +106,19 @@ static NOINLINE PyObject *get_fully(PyObject *self, PyObject *const *args, Py_ss
     return Py_NewRef(nargs == 2 ? args[1] : Py_None);
 }
 
+/* A read has found no such key. */
+static inline PyObject *missed(PyObject *self, PyObject *instead) {
+    COUNT(((cache_head *)self)->owned, misses);
+    return Py_NewRef(instead);
+}
+
 NO_CANARY static PyObject *fast_get(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                                     PyObject *names) {
     if (LIKELY(names == NULL && nargs >= 1 && nargs <= 2)) {
-        PyObject *value = quick_value(self, args[0]);
+        bool absent = false;
+        PyObject *value = quick_value(self, args[0], &absent);
         if (LIKELY(value != NULL)) return value;
+        if (absent) return missed(self, nargs == 2 ? args[1] : Py_None);
     }
     return get_fully(self, args, nargs, names);
 }
@@ -120,19 +138,56 @@ static NOINLINE PyObject *subscript_fully(PyObject *self, PyObject *key) {
 }
 
 NO_CANARY static PyObject *fast_subscript(PyObject *self, PyObject *key) {
-    PyObject *value = quick_value(self, key);
+    bool absent = false; /* the whole read says so, too */
+    PyObject *value = quick_value(self, key, &absent);
     return LIKELY(value != NULL) ? value : subscript_fully(self, key);
 }
 
-/* get_or_load(): a hit is a read; a miss, counted once, goes to _load(). */
+/* The whole read of who would load a missing key. NULL without an exception: absent, or `*old` is a new reference
+ * to the value that the caller should reload. */
+static NOINLINE PyObject *read_to_load(lapse_table *t, PyObject *key, Py_hash_t hash, PyObject **old) {
+    PyObject *value = NULL;
+    lapse_status status = lapse_get_or_ticket(t, key, (uint64_t)hash, LAPSE_NATIVE, &value);
+    if (LIKELY(status == LAPSE_OK)) return value;
+    if (status == LAPSE_EARLY) *old = value;
+    if (status == LAPSE_BUSY) raise_busy();
+    return NULL;
+}
+
+#define LOAD_ARGS 8 /* what _load() takes at most, and room for `old` */
+
+/* _load(*args, **names, old=old), which takes over `old`. */
+static NOINLINE PyObject *load_old(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names,
+                                   PyObject *old) {
+    PyObject *all[LOAD_ARGS], *result = NULL;
+    Py_ssize_t words = names ? PyTuple_GET_SIZE(names) : 0;
+    PyObject *more = PyTuple_New(words + 1);
+    if (more && nargs + words < LOAD_ARGS) {
+        for (Py_ssize_t i = 0; i < nargs + words; i++) all[i] = args[i];
+        for (Py_ssize_t i = 0; i < words; i++)
+            PyTuple_SET_ITEM(more, i, Py_NewRef(PyTuple_GET_ITEM(names, i)));
+        PyTuple_SET_ITEM(more, words, Py_NewRef(behind.old));
+        all[nargs + words] = old;
+        result = behind.load(self, all, nargs, more);
+    } else if (more) {
+        result = behind.load(self, args, nargs, names); /* says what is wrong */
+    }
+    Py_XDECREF(more);
+    Py_DECREF(old);
+    return result;
+}
+
+/* get_or_load(): a hit is a read; a miss, counted once, goes to _load(), and so does a value to be reloaded. */
 static PyObject *fast_get_or_load(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names) {
     lapse_table *t = RELAXED(&((cache_head *)self)->direct);
-    PyObject *value = nargs >= 1 ? quick_value(self, args[0]) : NULL;
+    bool absent = false; /* the whole read says so, too */
+    PyObject *old = NULL, *value = nargs >= 1 ? quick_value(self, args[0], &absent) : NULL;
     if (LIKELY(value != NULL)) return value;
     if (t == NULL || nargs < 2) return behind.get_or_load(self, args, nargs, names);
     Py_hash_t hash = fast_hash(args[0]);
     if (hash == -1) return NULL;
-    value = read_fully(t, args[0], hash);
+    value = read_to_load(t, args[0], hash, &old);
+    if (UNLIKELY(old != NULL)) return load_old(self, args, nargs, names, old);
     if (value != NULL || PyErr_Occurred()) return value;
     return behind.load(self, args, nargs, names);
 }
@@ -243,11 +298,12 @@ static PyObject *key_at(PyObject *keys, Py_ssize_t i, Py_ssize_t n) {
 /* Fill `out` from the list or tuple `keys` of n, one read after the other, by one clock reading. */
 static int gather_small(lapse_table *t, PyObject *keys, Py_ssize_t n, PyObject *missing, PyObject *out) {
     int64_t coarse = clock_coarse();
+    bool absent = false; /* the whole read says so, too */
     for (Py_ssize_t i = 0; i < n; i++) {
         PyObject *key = key_at(keys, i, n), *value = NULL;
         if (key == NULL) return -1;
         if (LIKELY(plain_key(key)))
-            value = read_quickly(t, key, mix_hash((uint64_t)fast_hash(key)), true, coarse);
+            value = read_quickly(t, key, mix_hash((uint64_t)fast_hash(key)), true, coarse, &absent);
         if (LIKELY(value != NULL)) COUNT(t, hits);
         int failed = value == NULL && gather_one(t, key, LAPSE_NATIVE, missing, &value) < 0;
         Py_DECREF(key);
@@ -468,15 +524,16 @@ INLINE PyObject *memo_key(const memo_head *m, PyObject *const *args, Py_ssize_t 
     return key;
 }
 
-/* A hit's value; NULL without an exception: a miss, which has been counted. `*hash` is that of the key if
- * it was needed. */
-INLINE PyObject *memo_value(PyObject *cache, PyObject *key, Py_hash_t *hash) {
-    PyObject *value = quick_value(cache, key);
+/* A hit's value; NULL without an exception: a miss, which has been counted, or `*old` is to be reloaded. `*hash` is
+ * that of the key if it was needed. */
+INLINE PyObject *memo_value(PyObject *cache, PyObject *key, Py_hash_t *hash, PyObject **old) {
+    bool absent = false; /* the whole read says so, too */
+    PyObject *value = quick_value(cache, key, &absent);
     if (LIKELY(value != NULL)) return value;
     lapse_table *t = RELAXED(&((cache_head *)cache)->direct);
     if (LIKELY(t != NULL)) {
         *hash = fast_hash(key);
-        return *hash == -1 ? NULL : read_fully(t, key, *hash);
+        return *hash == -1 ? NULL : read_to_load(t, key, *hash, old);
     }
     PyObject *args[2] = {key, memos.absent};
     value = behind.get(cache, args, 2, NULL);
@@ -520,14 +577,15 @@ static PyObject *memo_keywords(PyObject *const *values, PyObject *names) {
     return kwargs;
 }
 
-/* self._miss(key, args, kwargs) */
+/* self._miss(key, args, kwargs), or with the value that is to be reloaded, which this takes over. */
 static NOINLINE PyObject *memo_miss(PyObject *self, PyObject *key, PyObject *const *args, Py_ssize_t nargs,
-                                    PyObject *names) {
+                                    PyObject *names, PyObject *old) {
     PyObject *value = NULL, *tuple = PyTuple_New(nargs), *kwargs = memo_keywords(args + nargs, names);
     if (tuple) tuple_add(tuple, 0, args, nargs);
-    if (tuple && kwargs) value = PyObject_CallMethodObjArgs(self, memos.miss, key, tuple, kwargs, NULL);
+    if (tuple && kwargs) value = PyObject_CallMethodObjArgs(self, memos.miss, key, tuple, kwargs, old, NULL);
     Py_XDECREF(tuple);
     Py_XDECREF(kwargs);
+    Py_XDECREF(old);
     return value;
 }
 
@@ -538,10 +596,10 @@ static PyObject *memo_call(PyObject *self, PyObject *const *args, size_t nargsf,
     if (names && PyTuple_GET_SIZE(names) == 0) names = NULL;
     PyObject *key = memo_key(m, args, nargs, names);
     if (UNLIKELY(key == NULL)) return NULL;
-    PyObject *value = memo_value(m->cache, key, &hash);
+    PyObject *old = NULL, *value = memo_value(m->cache, key, &hash, &old);
     if (UNLIKELY(value == NULL) && !PyErr_Occurred())
         value = m->alone && hash != -1 ? memo_run(m, key, hash, args, nargs, names)
-                                       : memo_miss(self, key, args, nargs, names);
+                                       : memo_miss(self, key, args, nargs, names, old);
     Py_DECREF(key);
     return value;
 }
@@ -589,6 +647,45 @@ static int cache_clear(PyObject *self) {
     return behind.clear ? behind.clear(self) : 0;
 }
 
+/* --- Waiting for others --- */
+
+#if LAPSE_THREADS
+static int stop_visiting(PyObject *o, void *arg) { return (void)o, (void)arg, 0; }
+
+/* The stops of all threads, for whatever table. The last must be over before the interpreter begins to end: stops.py
+ * says why. */
+static struct {
+    uint64_t under_way;
+    bool ended; /* for good: who is forked, or started anew, after that keeps its memory */
+} stops;
+
+/* A table's quiesce(): to visit objects the interpreter stops all threads, each where it runs no C code of ours, or
+ * waits, or gives up a reference. */
+static bool fast_quiesce(void) {
+    ADD(&stops.under_way, 1);
+    FULL_FENCE(); /* pairs with fast_end_stops(): this thread sees its mark, or it sees this thread */
+    bool may = !RELAXED(&stops.ended);
+    if (may) PyUnstable_GC_VisitObjects(stop_visiting, NULL);
+    PUBLISH_ADD(&stops.under_way, (uint64_t)-1); /* release: pairs with fast_end_stops() */
+    return may;
+}
+
+/* No stop begins any more; is one under way? Another interpreter than the first ends when it has no other thread. */
+static bool fast_end_stops(void) {
+    if (PyInterpreterState_Get() != PyInterpreterState_Main()) return false;
+    STORE(&stops.ended, true);
+    FULL_FENCE(); /* pairs with fast_quiesce() */
+    return ACQUIRE(&stops.under_way) != 0; /* acquire: pairs with fast_quiesce() */
+}
+
+/* In the child of a fork, before there is a second thread. */
+static void fast_forget_stops(void) { STORE(&stops.under_way, 0); }
+#else
+static bool fast_quiesce(void) { return true; }
+static bool fast_end_stops(void) { return false; }
+static void fast_forget_stops(void) {}
+#endif
+
 /* --- Putting it in place --- */
 
 /* A heap subclass takes its slots from the wrappers in the base's dict, not from the base's slots. */
@@ -604,7 +701,8 @@ static int rewrap(PyTypeObject *type, const char *name, void *slot) {
 
 static int fast_install(PyTypeObject *type) {
     behind.tags = PyUnicode_InternFromString("tags");
-    if (behind.tags == NULL) return -1;
+    behind.old = PyUnicode_InternFromString("old");
+    if (behind.tags == NULL || behind.old == NULL) return -1;
     if (put_in_front(type, "get", fast_get, &behind.get) < 0) return -1;
     if (put_in_front(type, "set", fast_set, &behind.set) < 0) return -1;
     if (put_in_front(type, "get_or_load", fast_get_or_load, &behind.get_or_load) < 0) return -1;

@@ -53,6 +53,31 @@ cdef inline object op_get(lapse_table *t, object key, int64_t now, object missin
     return missing
 
 
+cdef inline object op_get_or_ticket(lapse_table *t, object key, int64_t now, object missing, bint *ticket):
+    """The same; `ticket`: the caller alone should reload the entry, whose value this is."""
+    cdef PyObject *value = NULL
+    cdef uint64_t h = <uint64_t>fast_hash(key)
+    cdef lapse_status status = lapse_get_or_ticket(t, <PyObject *>key, h, now, &value)
+    ticket[0] = status == LAPSE_EARLY
+    if status == LAPSE_OK or status == LAPSE_EARLY:
+        return taken(value)
+    if status > LAPSE_EARLY:
+        refuse(status)
+    return missing
+
+
+cdef inline object op_stale(lapse_table *t, object key, int64_t now, object missing):
+    """The value of an entry that is within its grace, or `missing`."""
+    cdef PyObject *value = NULL
+    cdef uint64_t h = <uint64_t>fast_hash(key)
+    cdef lapse_status status = lapse_stale(t, <PyObject *>key, h, now, &value)
+    if status == LAPSE_OK:
+        return taken(value)
+    if status > LAPSE_EARLY:
+        refuse(status)
+    return missing
+
+
 cdef inline object op_peek(lapse_table *t, object key, int64_t now, object missing):
     """The live value or `missing`; nothing is touched, drawn or counted."""
     cdef lapse_item item
@@ -157,6 +182,19 @@ cdef inline bint op_delete(lapse_table *t, object key, int64_t now) except -1:
     cdef lapse_item item
     cdef uint64_t h = <uint64_t>fast_hash(key)
     cdef lapse_status status = lapse_delete(t, <PyObject *>key, h, now, &item)
+    if status == LAPSE_ABSENT:
+        return False
+    if status > LAPSE_EARLY:
+        refuse(status)
+    lapse_farewell(t, &item, 1, LAPSE_DELETED if status == LAPSE_OK else LAPSE_BY_DEADLINE)
+    return status == LAPSE_OK
+
+
+cdef inline bint op_drop(lapse_table *t, object key, object expected, int64_t now) except -1:
+    """Remove a key if its value is still `expected`, and outdate no lease; was it live?"""
+    cdef lapse_item item
+    cdef uint64_t h = <uint64_t>fast_hash(key)
+    cdef lapse_status status = lapse_drop(t, <PyObject *>key, h, <PyObject *>expected, now, &item)
     if status == LAPSE_ABSENT:
         return False
     if status > LAPSE_EARLY:

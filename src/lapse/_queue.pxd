@@ -49,6 +49,9 @@ cdef extern from "histogram.h" nogil:
 cdef extern from "pattern.h":
     const size_t LAPSE_PATTERN_MAX
 
+cdef extern from "memory.h":
+    uint64_t memory_refuse(uint64_t first, uint64_t end)
+
 cdef extern from "clock.h" nogil:
     int64_t clock_coarse()
 

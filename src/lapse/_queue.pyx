@@ -21,11 +21,11 @@ import sys
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_Append
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.math cimport llrint
 from libc.stdint cimport int64_t, uint64_t
-from libc.stdlib cimport free, malloc
 
 from lapse._queue cimport *
 
@@ -194,8 +194,10 @@ cdef class NativeQueue:
         PUBLISH(&taken.n, queue_take(ring, taken.items, limit))  # pairs with Taken.ready
         if taken.n > 0:
             return taken
-        if taken in place:  # the consumer may have removed it
+        try:
             place.remove(taken)
+        except ValueError:
+            pass  # the consumer has removed it
         return None
 
     def _record(self, int64_t enqueued_ns, Py_ssize_t times):
@@ -267,7 +269,7 @@ cdef class Taken:
         self.n = UNREADY
 
     cdef int reserve(self, Py_ssize_t limit) except -1:
-        self.items = <queue_item *>malloc(max(limit, 1) * sizeof(queue_item))
+        self.items = <queue_item *>PyMem_Malloc(max(limit, 1) * sizeof(queue_item))
         if self.items == NULL:
             raise MemoryError("lapse: no memory for a batch")
         return 0
@@ -276,7 +278,7 @@ cdef class Taken:
         cdef Py_ssize_t i
         for i in range(self.n):
             Py_DECREF(<object>self.items[i].target)
-        free(self.items)
+        PyMem_Free(self.items)
 
     def __len__(self):
         return max(0, self.n)
@@ -336,6 +338,11 @@ producer_install(NativeQueue)
 def describe(type cls):
     """Give a new subclass of NativeQueue method descriptors of its own: calls specialise by exact type."""
     describe_methods(cls, NativeQueue)
+
+
+def _refuse_memory(uint64_t first, uint64_t end):
+    """From now on refuse the native requests for memory from `first` to before `end`; how many there were."""
+    return memory_refuse(first, end)
 
 
 # Cython leaves an empty module of its own behind; `import lapse` brings in nothing foreign.

@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lapse import forks, sweeper
 from lapse._core import FIXED, PROBABILISTIC, SLIDING, Cache, describe
+from lapse.bounds import check_bounds, check_maxsize
 from lapse.events import Announcer, Listener
 from lapse.flight import Flights
+from lapse.flight_refresh import Refresh, checked_refresh
 from lapse.stats import CacheStats
 from lapse.views import CacheItems, CacheKeys, CacheValues
 
@@ -52,17 +54,15 @@ class ExpiringCache(Native[K, V]):
         super().__init_subclass__(**kwargs)
         describe(cls)
 
-    def _start(self, mode: int, options: dict[str, Any], **unbuilt: object) -> None:
+    def _start(self, mode: int, options: dict[str, Any]) -> None:
         """Check the options, make the table, and put the cache under the sweeper's care."""
-        for name, value in unbuilt.items():
-            if value is not None:
-                raise NotImplementedError(f"{name}= is not available in this version of lapse")
         if not 0 <= options["jitter"] < 1:
             raise ValueError(f"jitter must be in [0, 1), not {options['jitter']!r}")
-        _check_bounds(options["maxsize"], options["policy"])
+        check_bounds(options)
+        checked_refresh(options["refresh"])
         interval = sweeper.checked_interval(options["cleanup_interval"])
-        if options["seed"] is None:
-            options = options | {"seed": secrets.randbits(64)}
+        seed = secrets.randbits(64) if options["seed"] is None else options["seed"]
+        options = options | {"seed": seed}
         listener = options["listener"]
         if listener is not None and not callable(listener):
             raise TypeError(f"listener must be callable, not {listener!r}")
@@ -146,6 +146,21 @@ class ExpiringCache(Native[K, V]):
     def name(self) -> str | None:
         """The name given to the constructor."""
         return self._options["name"]  # type: ignore[no-any-return]
+
+    @property
+    def maxsize(self) -> int | None:
+        """Entries that the cache holds at most, or what they weigh together; None = no bound."""
+        return self._options["maxsize"]  # type: ignore[no-any-return]
+
+    def resize(self, maxsize: int) -> None:
+        """Change the bound; what is too much then is evicted before this returns.
+
+        Raises TypeError or ValueError for what is no bound, ValueError for a cache that was made
+        without one. Other threads may go on. O(entries that go). The default policy begins anew.
+        """
+        check_maxsize(maxsize)
+        self._resize(maxsize)
+        self.expire()
 
     def stats(self) -> CacheStats:
         """Counters since the cache was made. O(segments)."""
@@ -232,14 +247,9 @@ class ExpiringCache(Native[K, V]):
         self.close()
 
 
-def _check_bounds(maxsize: object, policy: object) -> None:
-    """TypeError or ValueError for a bound that cannot be kept."""
-    if maxsize is not None and (isinstance(maxsize, bool) or not isinstance(maxsize, int)):
-        raise TypeError(f"maxsize must be an int or None, not {maxsize!r}")
-    if maxsize is not None and not 0 <= maxsize < 2**63:
-        raise ValueError(f"maxsize must not be negative: {maxsize!r}")
-    if policy not in (None, "lru"):
-        raise ValueError(f"policy must be None or 'lru', not {policy!r}")
+def _given(arguments: dict[str, Any]) -> dict[str, Any]:
+    """A constructor's arguments by name, from its local variables."""
+    return {name: value for name, value in arguments.items() if name != "self"}
 
 
 def _remade(cls: Any, mode: int, options: dict[str, Any]) -> Any:
@@ -264,13 +274,20 @@ class TTLCache(ExpiringCache[K, V]):
     Args:
         default_ttl: seconds (int, float or timedelta) that an entry lives; None = for ever.
         cleanup_interval: seconds between sweeps of expired entries; None = no sweeping thread.
-        maxsize: entries that the cache holds at most; None = no bound. What was not used for
-            longest goes first.
-        policy: "lru", or None, which means the same in this version.
-        weigher: not available in this version.
+        maxsize: entries that the cache holds at most; None = no bound.
+        policy: which entry makes way: "lru", the one not used for longest, or "duel", the default,
+            which hits more often. What has expired goes first.
+        weigher: called as `weigher(key, value)` whenever a value is stored; answers what the entry
+            weighs, an int from 0 to 2**32 - 1. Then `maxsize` bounds the sum. What weighs more than
+            that is not stored (`refused` in the statistics), and an older value of its key goes.
         listener: called as `listener(key, value, cause)` after an entry, or a value, has left;
             cause is replaced, deleted, pattern, tag, cleared, expired, early or evicted. Its
             exceptions are logged.
+        stale_ttl: seconds past its deadline in which an entry is served by get_or_load() and cached
+            functions while one caller reloads it; everything else takes it for absent. None = none.
+        stale_if_error: is it served, too, if the reload raises? False = that caller gets the error.
+        refresh: where an old value is reloaded: "caller", in the call that has found it; "thread"
+            or "task", in the background, and that call gets the old value like all others.
         jitter: 0 <= jitter < 1; each lifetime is multiplied by a draw from (1 - jitter, 1].
         clock: a callable that returns monotonic seconds; None = the native clock.
         name: shown in statistics.
@@ -278,7 +295,7 @@ class TTLCache(ExpiringCache[K, V]):
 
     Raises:
         ValueError: for a lifetime, interval or jitter out of range.
-        NotImplementedError: for an option that is not available yet.
+        TypeError: for an option of the wrong type.
 
     Every single-key method is atomic; reads take no lock in the common case.
     """
@@ -294,17 +311,15 @@ class TTLCache(ExpiringCache[K, V]):
         policy: str | None = None,
         weigher: Callable[[Any, Any], int] | None = None,
         listener: Listener | None = None,
+        stale_ttl: Seconds | None = None,
+        stale_if_error: bool = True,
+        refresh: Refresh = "caller",
         jitter: float = 0.0,
         clock: Callable[[], float] | None = None,
         name: str | None = None,
         seed: int | None = None,
     ) -> None:
-        options = {
-            "default_ttl": default_ttl, "cleanup_interval": cleanup_interval, "jitter": jitter,
-            "clock": clock, "name": name, "seed": seed, "listener": listener,
-            "maxsize": maxsize, "policy": policy,
-        }  # fmt: skip
-        self._start(FIXED, options, weigher=weigher)
+        self._start(FIXED, _given(locals()))
 
 
 class SlidingTTLCache(ExpiringCache[K, V]):
@@ -331,18 +346,15 @@ class SlidingTTLCache(ExpiringCache[K, V]):
         policy: str | None = None,
         weigher: Callable[[Any, Any], int] | None = None,
         listener: Listener | None = None,
+        stale_ttl: Seconds | None = None,
+        stale_if_error: bool = True,
+        refresh: Refresh = "caller",
         jitter: float = 0.0,
         clock: Callable[[], float] | None = None,
         name: str | None = None,
         seed: int | None = None,
     ) -> None:
-        options = {
-            "default_ttl": default_ttl, "cleanup_interval": cleanup_interval, "jitter": jitter,
-            "clock": clock, "name": name, "seed": seed, "listener": listener,
-            "maxsize": maxsize, "policy": policy,
-            "max_lifetime": max_lifetime,
-        }  # fmt: skip
-        self._start(SLIDING, options, weigher=weigher)
+        self._start(SLIDING, _given(locals()))
 
 
 class ProbabilisticTTLCache(ExpiringCache[K, V]):
@@ -370,6 +382,9 @@ class ProbabilisticTTLCache(ExpiringCache[K, V]):
         policy: str | None = None,
         weigher: Callable[[Any, Any], int] | None = None,
         listener: Listener | None = None,
+        stale_ttl: Seconds | None = None,
+        stale_if_error: bool = True,
+        refresh: Refresh = "caller",
         jitter: float = 0.0,
         clock: Callable[[], float] | None = None,
         name: str | None = None,
@@ -379,13 +394,7 @@ class ProbabilisticTTLCache(ExpiringCache[K, V]):
             raise ValueError(f"early_expiry_factor must be in [0, 1], not {early_expiry_factor!r}")
         if not beta >= 0:
             raise ValueError(f"beta must not be negative: {beta!r}")
-        options = {
-            "default_ttl": default_ttl, "cleanup_interval": cleanup_interval, "jitter": jitter,
-            "clock": clock, "name": name, "seed": seed, "listener": listener,
-            "maxsize": maxsize, "policy": policy,
-            "early_expiry_factor": early_expiry_factor, "beta": beta,
-        }  # fmt: skip
-        self._start(PROBABILISTIC, options, weigher=weigher)
+        self._start(PROBABILISTIC, _given(locals()))
 
 
 MutableMapping.register(ExpiringCache)

@@ -1,7 +1,8 @@
 """The `lapse` command: its entry point, which turns every failure into one line and a status.
 
-Statuses: 0 done, 1 the output's reader went away (or a benchmark missed a target), 2 wrong
-arguments or bad input, 130 interrupted. The commands themselves are in `commands`.
+Statuses: 0 done, 1 the output's reader went away (or a benchmark missed a target, or the demo was
+served what it must not be), 2 wrong arguments or bad input, 130 interrupted. The commands
+themselves are in `commands`.
 """
 
 from __future__ import annotations

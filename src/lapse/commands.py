@@ -5,29 +5,27 @@ from __future__ import annotations
 __all__ = ["app", "run"]
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from time import monotonic
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from lapse import __version__
 from lapse.contenders import CACHES
 from lapse.replay import SAMPLE_EVERY, Report, Result
 from lapse.replay import replay as run_replay
+from lapse.terminal import output, reading
 from lapse.traces import FORMATS, Trace, open_sample, open_trace
+
+if TYPE_CHECKING:
+    from lapse.policies import Comparison
 
 _UNKNOWN = "-"
 _STANDARD = ("dict", "lru_cache")
-_PLAIN_WIDTH = 100  # of output that goes to a file or a pipe
-_REDRAW_SECONDS = 0.1
 
 app = typer.Typer(
     name="lapse",
@@ -69,24 +67,66 @@ def replay(
     format: Annotated[
         str | None, typer.Option(help=f"Trace format: {', '.join(FORMATS)}; guessed by default.")
     ] = None,
-    cache: Annotated[str, typer.Option(help=f"The lapse cache: {', '.join(CACHES)}.")] = "ttl",
-    ttl: Annotated[float, typer.Option(help="Lifetime of an entry in seconds.")] = 3600.0,
+    cache: Annotated[
+        str | None, typer.Option(help=f"The lapse cache: {', '.join(CACHES)}; ttl by default.")
+    ] = None,
+    ttl: Annotated[
+        float | None, typer.Option(help="Lifetime of an entry in seconds; 3600 by default.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Stop after so many requests.")] = None,
+    maxsize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZES",
+            help="Compare policies of bounded caches: entries, or percent of the distinct keys,"
+            " as in 1000,10%. Nothing expires then.",
+        ),
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Of lapse, as in duel,lru; all by default.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the miss ratios by size: .svg, .png.")
+    ] = None,
     json_path: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there, too.")
     ] = None,
 ) -> None:
-    """Replay an access trace through a lapse cache, dict, lru_cache, cachetools and cachebox."""
+    """Replay an access trace through a lapse cache, dict, lru_cache, cachetools and cachebox.
+
+    With --maxsize or --plot: through bounded caches, beside the optimum.
+    """
     if sample == (trace is not None):
         raise ValueError("name one trace: a TRACE file, - for standard input, or --sample")
     if limit is not None and limit < 1:
         raise ValueError(f"--limit must be at least 1, not {limit}")
-    opened = open_trace(trace, format, limit) if trace is not None else open_sample(format, limit)
-    with opened, _progress(opened, limit) as advance:
-        report = run_replay(opened, cache, ttl, advance)
-    _show(report)
+
+    def opened() -> Trace:
+        return open_sample(format, limit) if trace is None else open_trace(trace, format, limit)
+
+    report: Report | Comparison
+    if maxsize is None and plot is None:
+        if policy is not None:
+            raise ValueError("--policy goes with --maxsize or --plot: else nothing is evicted")
+        report = _replay_unbounded(opened, limit, cache, ttl)
+    else:
+        if cache is not None or ttl is not None:
+            raise ValueError("--cache and --ttl do not go with --maxsize or --plot")
+        from lapse.policies import compare_policies
+
+        report = compare_policies(opened, limit, maxsize, policy, plot)
     if json_path:
         json_path.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def _replay_unbounded(
+    opened: Callable[[], Trace], limit: int | None, cache: str | None, ttl: float | None
+) -> Report:
+    with opened() as trace, reading(trace, limit, "replaying") as advance:
+        lifetime = 3600.0 if ttl is None else ttl
+        report = run_replay(trace, "ttl" if cache is None else cache, lifetime, advance)
+    _show(report)
+    return report
 
 
 @app.command()
@@ -116,40 +156,33 @@ def bench(
     raise typer.Exit(status)
 
 
-# --- Progress ---
+@app.command()
+def demo(
+    world: Annotated[
+        str, typer.Argument(metavar="WORLD", help="ecommerce, social or analytics.")
+    ] = "ecommerce",
+    seconds: Annotated[float, typer.Option(help="Seconds of each of the two runs.")] = 8.0,
+    readers: Annotated[int, typer.Option(help="Threads that read.")] = 4,
+    writers: Annotated[int, typer.Option(help="Threads that change the database.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of the traffic.")] = 1,
+    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of a live view.")] = False,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there, too.")
+    ] = None,
+) -> None:
+    """Check every read of a cache in front of a database that changes; status 1 for a stale one."""
+    from lapse.demo import run as run_demo
 
-
-@contextmanager
-def _progress(trace: Trace, limit: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error while the block runs, if that is a terminal; gone afterwards.
-
-    It is drawn between turns, never by a thread of its own, which would show in the figures.
-    """
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("replaying {task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.fields[requests]} requests"),
-        TimeElapsedColumn(),
+    status = run_demo(
+        world,
+        seconds=seconds,
+        readers=readers,
+        writers=writers,
+        seed=seed,
+        plain=plain,
+        json_path=json_path,
     )
-    with Progress(
-        *columns,
-        console=console,
-        transient=True,
-        auto_refresh=False,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task(trace.name, total=limit or trace.size_bytes, requests="0")
-        drawn_at = monotonic()
-
-        def advance(requests: int) -> None:
-            nonlocal drawn_at
-            if monotonic() - drawn_at >= _REDRAW_SECONDS:
-                done = requests if limit else trace.position_bytes
-                bar.update(task, completed=done, requests=f"{requests:,}", refresh=True)
-                drawn_at = monotonic()
-
-        yield advance
+    raise typer.Exit(status)
 
 
 # --- The report ---
@@ -157,9 +190,7 @@ def _progress(trace: Trace, limit: int | None) -> Iterator[Callable[[int], None]
 
 def _show(report: Report) -> None:
     """Print a report: what was replayed, a row for each contender, how to read the figures."""
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=_PLAIN_WIDTH)
+    console = output()
     console.print(_headline(report), style="bold")
     console.print(_table(report))
     console.print(_notes(report), style="dim")

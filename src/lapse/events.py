@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal
 
+from lapse import forks
+
 __all__ = ["Announcer", "Cause", "Listener"]
 
 Cause = Literal[
@@ -39,8 +41,13 @@ class Announcer:
         self._name = name or "a cache"
         self._waiting = _Waiting()
         self._lock = threading.Lock()
-        #: Exceptions that the listener raised.
+        #: Exceptions that the listener raised, and events that there was no memory to tell.
         self.errors = 0
+        forks.watch(self)
+
+    def _after_fork(self) -> None:
+        """In a forked child no other thread holds the lock, whatever it looks like."""
+        self._lock = threading.Lock()
 
     def __call__(self, left: list[Event]) -> None:
         """Tell of what has left, or have this thread's call that is under way tell of it next."""
@@ -54,6 +61,12 @@ class Announcer:
                 self._tell(*events.popleft())
         finally:
             waiting.events = None
+
+    def lost(self, count: int) -> None:
+        """Up to `count` events have not been told, for lack of memory."""
+        with self._lock:
+            self.errors += count
+        log.error("no memory to tell the listener of %s of %d events", self._name, count)
 
     def _tell(self, key: Any, value: Any, cause: Cause) -> None:
         try:

@@ -1,8 +1,10 @@
 """Single-flight loading: of the callers that miss a key at once one loads, and the others wait.
 
-`Flights` is what get_or_load(), aget_or_load() and load_many() of a cache do about a miss. What
-keeps an old value from coming back is the native lease (csrc/fence.h); what callers share is a
-flight (flight_board.py); where they wait is a gate (flight_gates.py). A load has one of three ends:
+`Flights` is what get_or_load(), aget_or_load() and load_many() of a cache do about a miss, or an
+old value that is to be reloaded (flight_refresh.py). What keeps an old value from coming back is
+the native lease (csrc/fence.h); what callers share is a flight (flight_board.py); where they wait
+is a gate (flight_gates.py); who calls the loader leads (flight_lead.py). A load ends in one of
+three ways:
 
     a value       is stored, unless a change has outdated it, and goes to all who waited
     an Exception  goes to all who waited; nothing is stored; the next caller loads anew
@@ -16,13 +18,15 @@ cancelled alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from lapse.flight_board import DROPPED, MISSING, Flight, LoadCycleError, Run, Wait, board, inside
+from lapse.flight_board import DROPPED, MISSING, Flight, LoadCycleError, Run, Wait, board
 from lapse.flight_gates import AGAIN, LoopGate, Outcome, ThreadGate, until
+from lapse.flight_lead import fly, lead, lead_batch
+from lapse.flight_refresh import arefresh, checked_refresh, refresh, serves_on
 
 if TYPE_CHECKING:
     from lapse._core import Cache
@@ -38,19 +42,25 @@ class Flights:
     def load(
         self, cache: Cache[Any, Any], key: Any, loader: Callable[[Any], Any],
         ttl: Any, tags: Iterable[str], timeout: float | None,
+        how: str | None = None, old: Any = MISSING,
     ) -> Any:  # fmt: skip
-        """The value under a key that has been missed.
+        """The value under a key that has been missed, or whose value `old` is to be reloaded.
 
         Raises what the loader raises; TimeoutError after `timeout` seconds of waiting for somebody
         else's load; LoadCycleError; TypeError or ValueError for a wrong argument, before the loader
         is called, and TypeError if it returns an awaitable.
         """
         names, deadline = _tags(cache, key, ttl, tags), until(timeout)
+        where = checked_refresh(how, cache._options["refresh"])
         while True:
-            with Flight(cache, key, names) as mine:
+            old = cache._stale(key, MISSING) if old is MISSING else old
+            mine = Flight(cache, key, names)
+            if old is not MISSING:
+                return refresh(cache, mine, old, loader, ttl, where)
+            with mine:
                 flight = board.offer(mine)
                 if flight is mine:
-                    return _lead(cache, mine, loader, ttl)
+                    return lead(cache, mine, loader, ttl)
             value = _wait(flight, deadline)
             if value is not AGAIN:
                 return value
@@ -58,19 +68,28 @@ class Flights:
     async def aload(
         self, cache: Cache[Any, Any], key: Any, loader: Callable[[Any], Any],
         ttl: Any, tags: Iterable[str], timeout: float | None,
+        how: str | None = None, old: Any = MISSING,
     ) -> Any:  # fmt: skip
         """load() for coroutines: `loader` may return an awaitable; `timeout` bounds each caller."""
         import asyncio
 
         loop = asyncio.get_running_loop()
         names, deadline = _tags(cache, key, ttl, tags), until(timeout)
+        where = checked_refresh(how, cache._options["refresh"])
         while True:
+            old = cache._stale(key, MISSING) if old is MISSING else old
             mine, gate = Flight(cache, key, names), LoopGate(loop)
+            if old is not MISSING:
+                value = await arefresh(cache, mine, old, loader, ttl, where, deadline)
+                if value is not AGAIN:
+                    return value
+                old = MISSING
+                continue
             try:
                 flight = board.offer(mine)
                 if flight is mine:
                     mine.waiters[gate] = None  # an eager task may end before it is waited for
-                    mine.depart(loop, _fly(cache, mine, loader, ttl))
+                    mine.depart(loop, fly(cache, mine, loader, ttl))
             except BaseException:
                 board.settle(mine, DROPPED)
                 raise
@@ -104,7 +123,7 @@ class Flights:
                 found.update(_lead_batch(cache, led, run, batch_loader, ttl))
             deadline, missing = deadline or until(timeout), []
             for own, flight in zip(mine, flights, strict=True):
-                value = found if flight is own else _wait(flight, deadline)
+                value = found if flight is own else _served(cache, flight, deadline)
                 if value is AGAIN:
                     missing.append(own.key)
                 elif value is not found:
@@ -119,41 +138,6 @@ def _tags(cache: Cache[Any, Any], key: Any, ttl: Any, tags: Iterable[str]) -> fr
     return frozenset() if tags == () else cache.lease(key, tags=tags).tags
 
 
-def _lead(cache: Cache[Any, Any], flight: Flight, loader: Callable[[Any], Any], ttl: Any) -> Any:
-    value = flight.begin(cache)
-    if value is MISSING:
-        with flight.run:
-            value = _plain(loader(flight.key))
-            flight.store(cache, value, ttl)
-    board.settle(flight, Outcome(value))
-    return value
-
-
-def _lead_batch(
-    cache: Cache[Any, Any], led: list[Flight], run: Run, batch_loader: Callable[[list[Any]], Any],
-    ttl: Any,
-) -> dict[Any, Any]:  # fmt: skip
-    """What is found or loaded, by key; what the batch leaves out is not settled here."""
-    found, waiting = {}, []
-    for flight in led:
-        value = flight.begin(cache)
-        if value is MISSING:
-            waiting.append(flight)
-        else:
-            found[flight.key] = value
-            board.settle(flight, Outcome(value))
-    if not waiting:
-        return found
-    with run:
-        loaded = _mapping(batch_loader([flight.key for flight in waiting]))
-        for flight in waiting:
-            if flight.key in loaded:
-                found[flight.key] = value = loaded[flight.key]
-                flight.store(cache, value, ttl)
-                board.settle(flight, Outcome(value))
-    return found
-
-
 def _wait(flight: Flight, deadline: float | None) -> Any:
     """What a flight that another caller leads brings, or AGAIN."""
     gate = ThreadGate()
@@ -162,38 +146,23 @@ def _wait(flight: Flight, deadline: float | None) -> Any:
     return gate.take(flight.key)
 
 
-async def _fly(
-    cache: Cache[Any, Any], flight: Flight, loader: Callable[[Any], Any], ttl: Any
-) -> None:
-    """Lead a flight, as a task. An Exception is for those who wait; anything else ends the task."""
-    inside.set(flight.run)
+def _served(cache: Cache[Any, Any], flight: Flight, deadline: float | None) -> Any:
+    """What another caller reloads is served as it was; what he loads is waited for."""
+    old = cache._stale(flight.key, MISSING)
+    return _wait(flight, deadline) if old is MISSING else old
+
+
+def _lead_batch(
+    cache: Cache[Any, Any], led: list[Flight], run: Run, batch_loader: Callable[[list[Any]], Any],
+    ttl: Any,
+) -> dict[Any, Any]:  # fmt: skip
+    """lead_batch(); if that fails, the old values, provided that there is one for each key."""
     try:
-        with suppress(Exception), flight:
-            value = flight.begin(cache)
-            if value is MISSING:
-                value = loader(flight.key)
-                if _is_awaitable(value):
-                    value = await value
-                flight.store(cache, value, ttl)
-            board.settle(flight, Outcome(value))
-    finally:
-        flight.run.over = True
-
-
-def _is_awaitable(value: Any) -> bool:
-    return hasattr(type(value), "__await__")
-
-
-def _plain(value: Any) -> Any:
-    """A loader's result in a thread, where nobody could await it."""
-    if not _is_awaitable(value):
-        return value
-    if isinstance(value, Coroutine):
-        value.close()
-    raise TypeError(f"the loader returned a {type(value).__name__}: await aget_or_load() instead")
-
-
-def _mapping(loaded: Any) -> Mapping[Any, Any]:
-    if not isinstance(_plain(loaded), Mapping):
-        raise TypeError(f"a batch loader returns a mapping, not a {type(loaded).__name__}")
-    return loaded  # type: ignore[no-any-return]
+        return lead_batch(cache, led, run, batch_loader, ttl)
+    except Exception as error:
+        old = {flight.key: cache._stale(flight.key, MISSING) for flight in led}
+        if not all(v is not MISSING and serves_on(cache, k, v, error) for k, v in old.items()):
+            raise
+        for flight in led:
+            board.settle(flight, Outcome(old[flight.key]))
+        return old

@@ -10,8 +10,9 @@ which takes it: the caller *leads*. Or it answers with the one under way: the ca
 
 Invariants
     1. A flight is put on the board, takes its lease, looks into the cache once more, and only then
-       calls the loader. It can be joined until the lease is outdated: nobody gets what was found
-       or read before a change that had been made when he called.
+       calls the loader. It can be joined until the lease is outdated: nobody gets what was read
+       before a change that had been made when he called. What was found is for the leader alone:
+       who marks entries (loading/lazy.py) outdates leases first, and hides the entry later.
     2. What was loaded is stored before the flight leaves the board. So between the leases of two
        loads of a key lies a change of that key: there are at most as many loads as changes, and
        one more. (Expiry, eviction and a failed load are changes in this sense.)
@@ -38,6 +39,7 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from lapse._core import absent
 from lapse.flight_gates import Gate, Outcome
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MISSING", "Flight", "LoadCycleError", "Run", "Wait", "board", "inside"]
 
-MISSING: Any = object()
+MISSING: Any = absent
 FAR = 1e9  # seconds, about 30 years: when a task's handle on its loop would be due
 DROPPED = Outcome(dropped=True)
 
@@ -75,19 +77,26 @@ class Run:
 
     def __enter__(self) -> None:
         self._outer = inside.get()
-        self._token = inside.set(self)
-        if self._outer is not None:
-            with board.lock:
-                self._outer.waits[self] = self
+        try:
+            self._token = inside.set(self)
+            if self._outer is not None:
+                with board.lock:
+                    self._outer.waits[self] = self
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __exit__(self, *_: object) -> None:
         self.over = True
-        if self._token is not None:
-            inside.reset(self._token)
-        if self._outer is not None:
-            with board.lock:
-                self._outer.waits.pop(self, None)
+        outer, token = self._outer, self._token
         self._outer = self._token = None
+        try:
+            if outer is not None:
+                with board.lock:
+                    outer.waits.pop(self, None)
+        finally:
+            if token is not None:
+                inside.reset(token)
 
 
 #: The run that a piece of code is part of. Tasks, and threads of asyncio.to_thread(), inherit it.
@@ -100,7 +109,9 @@ class Flight:
     An Exception that leaves the block goes to all who wait; after anything else they begin anew.
     """
 
-    __slots__ = ("_handle", "key", "lease", "over", "place", "run", "tags", "task", "waiters")
+    __slots__ = (
+        "_handle", "key", "lease", "over", "place", "run", "settled", "tags", "task", "waiters",
+    )  # fmt: skip
 
     def __init__(
         self, cache: Cache[Any, Any], key: Any, tags: frozenset[str], run: Run | None = None
@@ -112,6 +123,8 @@ class Flight:
         self.waiters: dict[Gate, None] = {}
         #: Nobody can join any more.
         self.over = False
+        #: It is off the board, and all who waited have been told.
+        self.settled = False
         self.task: asyncio.Task[None] | None = None
         self._handle: weakref.ref[asyncio.TimerHandle] | None = None
 
@@ -120,15 +133,18 @@ class Flight:
         lease = self.lease
         return not self.over and tags <= self.tags and (lease is None or not lease.outdated)
 
-    def begin(self, cache: Cache[Any, Any]) -> Any:
+    def begin(self, cache: Cache[Any, Any], old: Any = MISSING) -> Any:
         """Take the lease, and look whether something has been stored meanwhile; else MISSING.
 
-        The look comes after the lease, so that nobody joins who calls after a change of what is
-        found. A change between the two would make the load one in vain: then once more.
+        The look comes after the lease, so that what is stored before it is not loaded again. A
+        change between the two would make the load one in vain: then once more. `old` is what is to
+        be reloaded: that very object counts as nothing.
         """
         for _ in range(2):
             self.lease = lease = cache.lease(self.key, tags=self.tags)
             value = cache._look(self.key, MISSING)
+            if value is old:
+                value = MISSING
             if value is not MISSING or not lease.outdated:
                 break
         return value
@@ -149,8 +165,12 @@ class Flight:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, trace: TracebackType | None) -> None:
-        if not self.over or self.waiters:
+        if self.settled and not self.waiters:
+            return
+        try:
             board.settle(self, Outcome(None, error, trace, not isinstance(error, Exception)))
+        except MemoryError:
+            board.settle(self, DROPPED)  # those who wait find out for themselves
 
     # --- In a task of its own ---
 
@@ -175,15 +195,17 @@ class Flight:
         except RuntimeError:  # the loop is closed
             return
 
-    def _arrived(self, _: object) -> None:
+    def _arrived(self, task: asyncio.Task[None]) -> None:
         handle = self._handle() if self._handle is not None else None
         self.task = self._handle = None
         if handle is not None:
             handle.cancel()
-        if not self.over:
+        if not self.settled:
             from asyncio import CancelledError
 
-            board.settle(self, Outcome(error=CancelledError(), dropped=True))
+            error = None if task.cancelled() else task.exception()
+            error = error or CancelledError()
+            board.settle(self, Outcome(error=error, dropped=not isinstance(error, Exception)))
 
 
 class Board:
@@ -215,15 +237,24 @@ class Board:
         """End a flight, and let those who wait go on. May be called again if it was interrupted."""
         with self.lock:
             flight.over = True
-            seen = self.running.get(flight.place, ())
-            if seen == (flight,):
-                del self.running[flight.place]
-            elif flight in seen:
-                self.running[flight.place] = tuple(f for f in seen if f is not flight)
+            self._take_off(flight.place)
         flight.lease = None  # an exception that somebody keeps may keep the flight
         for gate in list(flight.waiters):
             gate.open(outcome)
             flight.waiters.pop(gate, None)
+        flight.settled = True
+
+    def _take_off(self, place: tuple[int, int]) -> None:
+        """Take flights that are over off the board. Under the lock."""
+        running = self.running
+        while True:
+            rest = tuple(flight for flight in running.get(place, ()) if not flight.over)
+            if not rest:
+                running.pop(place, None)
+                return
+            running[place] = rest
+            if not any(flight.over for flight in rest):  # else a handler has ended one meanwhile
+                return
 
     def is_ring(self, target: Run, caller: Run | None, thread: int | None) -> bool:
         """Does `target` need `thread` or wait for `caller`, in the end? Under the lock."""

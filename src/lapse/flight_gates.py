@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 __all__ = ["AGAIN", "Gate", "LoopGate", "Outcome", "ThreadGate", "until"]
 
 
+#: Taken from a gate instead of a value: begin anew.
+AGAIN: Any = object()
+
+
 class Outcome(NamedTuple):
     """How a load has ended."""
 
-    value: Any = None
+    value: Any = AGAIN
     #: What ended it instead of a value, and where from.
     error: BaseException | None = None
     trace: TracebackType | None = None
-    #: It has neither a value nor an error for those who waited: they begin anew.
+    #: It is for the leader alone: those who waited begin anew.
     dropped: bool = False
-
-
-#: Taken from a gate instead of a value: the load was dropped.
-AGAIN: Any = object()
 
 
 class Gate:
@@ -50,7 +50,7 @@ class Gate:
     def take(self, key: Any, led: bool = False) -> Any:
         """The value, or AGAIN; TimeoutError if the gate has not been opened.
 
-        What ended the load of `key` is raised if it is an error for all, or if the caller `led`.
+        What was dropped is for the caller who `led` the load of `key`. An error is raised.
         """
         outcome, self.outcome = self.outcome, None
         if outcome is None:
@@ -58,11 +58,13 @@ class Gate:
         value, error, trace, dropped = outcome
         del outcome
         try:
-            if error is not None and (led or not dropped):
+            if dropped and not led:
+                return AGAIN
+            if error is not None:
                 raise error.with_traceback(trace)
         finally:
             del error, trace
-        return AGAIN if dropped else value
+        return value
 
     def _wake(self) -> None:
         raise NotImplementedError

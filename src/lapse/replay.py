@@ -16,7 +16,7 @@ What is measured, and how:
 
 from __future__ import annotations
 
-__all__ = ["Report", "Result", "replay"]
+__all__ = ["VALUE", "Report", "Result", "own", "race", "replay"]
 
 import math
 import os
@@ -38,10 +38,10 @@ from lapse.traces import Chunk, Key, Trace
 TURN_REQUESTS = 4_096
 SAMPLE_EVERY = 8
 SAMPLE_RUN = 64
+VALUE = object()  #: what is stored under every key
 
 _BLOCK_REQUESTS = SAMPLE_RUN * SAMPLE_EVERY
 _PRECISE_BITS = 11  # a read time keeps its 11 leading bits, so 0.1 % and few distinct values
-_VALUE = object()
 
 _Read = Callable[[Key], object]
 _Store = Callable[[Key, object], object]
@@ -187,8 +187,8 @@ class _Lane:
 
     def __init__(self, contender: Contender) -> None:
         self.contender = contender
-        self._race = _own(_race_with_clock if contender.clock else _race)
-        self._sample = _own(_sample)
+        self._race = own(_race_with_clock if contender.clock else race)
+        self._sample = own(_sample)
         self._misses = 0
         self._raced_requests = 0
         self._raced_ns = 0
@@ -208,10 +208,10 @@ class _Lane:
         self._read_times.update(map(_rounded, times))
 
     def _take_raced(self, turn: _Turn) -> None:
-        racer, race = self.contender, self._race
+        racer, run = self.contender, self._race
         clocked = (turn.steps, racer.clock.advance) if racer.clock else ()
         begin = perf_counter_ns()
-        self._misses += race(racer.read, racer.store, turn.keys, *clocked)
+        self._misses += run(racer.read, racer.store, turn.keys, *clocked)
         self._raced_ns += perf_counter_ns() - begin
         self._raced_requests += len(turn.keys)
 
@@ -247,12 +247,12 @@ class _Lane:
         )
 
 
-def _race(read: _Read, store: _Store, keys: list[Key]) -> int:
+def race(read: _Read, store: _Store, keys: list[Key]) -> int:
     """Misses among `keys`, each of them read and, on a miss, stored."""
     misses = 0
     for key in keys:
         if read(key) is None:
-            store(key, _VALUE)
+            store(key, VALUE)
             misses += 1
     return misses
 
@@ -260,13 +260,13 @@ def _race(read: _Read, store: _Store, keys: list[Key]) -> int:
 def _race_with_clock(
     read: _Read, store: _Store, keys: list[Key], steps: list[float], advance: _Advance
 ) -> int:
-    """As `_race`, with a clock that moves on before a request whose time has changed."""
+    """As `race`, with a clock that moves on before a request whose time has changed."""
     misses = 0
     for key, step in zip(keys, steps, strict=True):
         if step:
             advance(step)
         if read(key) is None:
-            store(key, _VALUE)
+            store(key, VALUE)
             misses += 1
     return misses
 
@@ -288,7 +288,7 @@ def _sample(
         value = read(key)
         times.append(perf_counter_ns() - begin)
         if value is None:
-            store(key, _VALUE)
+            store(key, VALUE)
             misses += 1
     return misses
 
@@ -297,7 +297,7 @@ def _stay(seconds: float) -> None:
     """The `advance` of a cache whose clock the trace does not drive."""
 
 
-def _own(loop: _Loop) -> _Loop:
+def own(loop: _Loop) -> _Loop:
     """A copy of `loop` with inline caches of its own, which no other contender's calls spoil."""
     return FunctionType(loop.__code__.replace(), loop.__globals__)
 

@@ -22,6 +22,10 @@ class CacheStats(NamedTuple):
     expirations: int
     #: Entries that a probabilistic read ended before their deadline.
     early_expirations: int
+    #: Values that get_or_load() had one caller reload ahead of time; those that it found past their
+    #: deadline, within their grace.
+    early_refreshes: int
+    stale_hits: int
     #: Live entries now.
     size: int
     #: Native segments now.
@@ -38,12 +42,16 @@ class CacheStats(NamedTuple):
     cleared: int
     #: Live entries that made way for others in a bounded cache.
     evictions: int
+    #: Values that were not stored because they are heavier than all entries may be together.
+    refused: int
+    #: What the entries of a bounded cache weigh together: their number, unless it has a weigher.
+    weight: int
     #: Loads that were outdated when they were to be stored.
     fenced_stores: int
     #: Bytes of native memory, and those of them that know tags, prefixes and leases.
     bytes: int
     tracking_bytes: int
-    #: Exceptions that the listener raised.
+    #: Exceptions that the listener raised, and events that there was no memory to tell.
     listener_errors: int
 
     @property

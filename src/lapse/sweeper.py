@@ -17,6 +17,8 @@ import time
 import weakref
 from typing import Any
 
+from lapse.shortage import keep_going
+
 __all__ = ["checked_interval", "watch"]
 
 log = logging.getLogger("lapse.sweeper")
@@ -50,6 +52,7 @@ class Sweeper:
         self._wake = threading.Condition(threading.RLock())
         self._heap: list[Watched] = []
         self._ticket = itertools.count()
+        self._pushes = 0
         self._room = COMPACT_ABOVE
         self._thread: threading.Thread | None = None
         self._asleep_until = 0.0
@@ -64,8 +67,7 @@ class Sweeper:
             if len(self._heap) > self._room:
                 self._compact()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="lapse-sweeper", daemon=True)
-                self._thread.start()
+                self._start()
             elif due < self._asleep_until:
                 self._wake.notify()
 
@@ -83,22 +85,39 @@ class Sweeper:
         found = [(ref(), interval) for _, _, interval, ref in self._heap]
         return [(c, interval) for c, interval in found if c is not None and not c.closed]
 
+    def _start(self) -> None:
+        self._thread = threading.Thread(
+            target=keep_going, args=(self._run_once,), name="lapse-sweeper", daemon=True
+        )
+        try:
+            self._thread.start()
+        except BaseException:  # there is none to be had: the next cache tries again
+            self._thread = None
+            raise
+
     def _push(self, ref: weakref.ref[Any], interval: float) -> float:
         due = time.monotonic() + interval
+        self._pushes += 1
         heapq.heappush(self._heap, (due, next(self._ticket), interval, ref))
         return due
 
     def _compact(self) -> None:
         """Drop dead caches before their time; amortised over the caches made since."""
-        old, self._heap = self._heap, []
-        for entry in old:
-            if not _is_gone(entry[3]):
-                heapq.heappush(self._heap, entry)
-        self._room = COMPACT_ABOVE + 2 * len(self._heap)
+        pushes = self._pushes
+        kept = [entry for entry in self._heap if not _is_gone(entry[3])]
+        heapq.heapify(kept)
+        room = COMPACT_ABOVE + 2 * len(kept)
+        if pushes == self._pushes:  # else a finalizer has come between: the next cache tries again
+            self._heap = kept
+            self._room = room
 
-    def _run(self) -> None:
-        while (ref := self._next_due()) is not None:
-            _sweep(ref)
+    def _run_once(self) -> bool:
+        """Sweep the next cache that is due; False: the thread ends."""
+        ref = self._next_due()
+        if ref is None:
+            return False
+        _sweep(ref)
+        return True
 
     def _next_due(self) -> weakref.ref[Any] | None:
         """Wait for the next cache that is due and plan its next turn; None: the thread ends."""
@@ -106,25 +125,34 @@ class Sweeper:
             idle_until = time.monotonic() + LINGER
             while not self._stopping:
                 now = time.monotonic()
-                entry = self._pop_live()
+                entry = self._earliest()
                 if entry is None and now >= idle_until:
-                    break
+                    if not self._heap:  # else a finalizer has come between
+                        break
+                    continue
                 if entry is not None and entry[0] <= now:
-                    self._push(entry[3], entry[2])
-                    return entry[3]
-                if entry is not None:
-                    heapq.heappush(self._heap, entry)
+                    turn = (now + entry[2], next(self._ticket), entry[2], entry[3])
+                    if self._heap[0] is entry:  # else a finalizer has come between
+                        heapq.heapreplace(self._heap, turn)
+                        return entry[3]
+                    continue
                 self._sleep(entry[0] if entry else idle_until)
             self._thread = None
             return None
 
-    def _pop_live(self) -> Watched | None:
-        """The earliest cache that is still there, off the heap."""
+    def _earliest(self) -> Watched | None:
+        """The earliest cache that is still there."""
         while self._heap:
-            entry = heapq.heappop(self._heap)
+            entry = self._heap[0]
             if not _is_gone(entry[3]):
                 return entry
+            self._drop(entry)
         return None
+
+    def _drop(self, entry: Watched) -> None:
+        """Take the earliest off the heap, unless a finalizer has changed it meanwhile."""
+        if self._heap and self._heap[0] is entry:
+            heapq.heappop(self._heap)
 
     def _sleep(self, until: float) -> None:
         self._asleep_until = until

@@ -5,6 +5,7 @@ engine      interleaved rounds, paired ratios
 cases       the questions that a timed loop answers
 probes      sweep, growth stall, memory, garbage collection
 contest     single calls, readied before and checked after each
+functions   what a hit of a cached function costs
 patterns, tags, queues, latency
             what invalidation costs
 reference   the queue that the reference describes
@@ -22,10 +23,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from .bounded import BOUNDED
 from .cases import CASES, Case
 from .contenders import CONTENDERS, Contender, versions
 from .contest import Contest
 from .engine import Plan, Table
+from .functions import FUNCTIONS
 from .latency import LATENCY_PROBES
 from .patterns import PATTERN_PROBES, PATTERNS
 from .plot import can_plot, write_svg
@@ -48,7 +51,7 @@ PathLike = str | os.PathLike[str]
 
 Question = Case | Probe | Contest
 
-CONTESTS: tuple[Contest, ...] = (*PATTERNS, *TAGS, *QUEUES)
+CONTESTS: tuple[Contest, ...] = (*FUNCTIONS, *BOUNDED, *PATTERNS, *TAGS, *QUEUES)
 QUESTIONS: tuple[Question, ...] = (
     *CASES,
     *PROBES,

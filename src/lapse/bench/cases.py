@@ -110,7 +110,8 @@ class Track:
     def timed(self, cache: Any, keys: Keys) -> int:
         """Nanoseconds for one loop over `keys`."""
         with gc_paused():
-            return self.loop(cache, keys, self.material.values[0])
+            elapsed: int = self.loop(cache, keys, self.material.values[0])
+        return elapsed
 
     def pilot(self, weight: int) -> float:
         """Nanoseconds an operation, the best of a few short loops; a turn counts `weight`."""

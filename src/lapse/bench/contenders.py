@@ -165,13 +165,16 @@ def _version(distribution: str) -> str:
         return "not installed, imported from its source"
 
 
-def compile_loop(statement: str, each: str = "k") -> Callable[[Any, Any, Any], int]:
+def compile_loop(
+    statement: str, each: str = "k", *, awaits: bool = False
+) -> Callable[[Any, Any, Any], Any]:
     """A function (cache, keys, value) that times `statement` over all keys, in nanoseconds.
 
-    `each` is what the loop binds: a key, or several names where the keys come with something.
+    `each` is what the loop binds: a key, or several names where the keys come with something. It is
+    a coroutine function if the statement `awaits`.
     """
     return _compile(
-        "def run(c, keys, v):",
+        f"{'async ' * awaits}def run(c, keys, v):",
         "    start = clock()",
         f"    for {each} in keys:",
         f"        {statement}",

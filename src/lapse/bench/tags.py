@@ -67,7 +67,8 @@ class SetMany(Trial):
 
     def run(self, cache: Any, pairs: Iterable[Any]) -> int:
         """Nanoseconds of the loop over pairs of a key and its tags."""
-        return self.loop(cache, pairs, None)
+        elapsed: int = self.loop(cache, pairs, None)
+        return elapsed
 
 
 class Overwrite(SetMany):

@@ -64,6 +64,25 @@ TARGETS: tuple[Target, ...] = (
     Target("delete-1m", 2.0),
     Target("get-hit-1k", 1.6, contender=SLIDING),
     Target("get-hit-1k", 1.6, contender=PROBABILISTIC),
+    *(
+        Target(f"cached-{kind}{bound}", limit, rival, way)
+        for kind, bound, limit, rival in (
+            ("hit", "", 0.95, "functools.cache"),
+            ("hit", "-bounded", 0.95, "functools.lru_cache"),
+            ("async", "", 1.3, "bare"),
+            ("async", "-bounded", 1.3, "bare"),
+        )
+        for way in ("cached", "cached, ttl")
+    ),
+    Target("get-or-load-hit", 1.5, "get", "get_or_load"),
+    Target("get-or-load-hit", 1.5, "get, maxsize", "get_or_load, maxsize"),
+    Target("get-hit-bounded", 1.35, contender="TTLCache"),
+    *(Target(f"evict-{size}", 2.5, "no bound", "TTLCache") for size in ("1k", "1m")),
+    *(
+        Target(f"zipf-{size}", limit, rival, "TTLCache")
+        for size in ("1k", "10k", "100k")
+        for rival, limit in (("OrderedDict", 1 / 2), ("cachebox LRU", 1 / 1.1))
+    ),
     Target("growth-stall", 1 / 20, table="growth-slowest"),
     Target("growth-stall", 300, None, table="growth-tenth"),
     Target("sweep", 2, None, table="sweep-time"),

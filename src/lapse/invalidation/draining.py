@@ -10,10 +10,13 @@ An item leaves none of these places before it is in the next.
 Invariants
     1. Items are applied under the flush lock only. So who holds it knows that all that was taken
        before has been applied; draining by size, by time and by flush() never race.
-    2. What an interrupt leaves unapplied goes back to `spilled`. Applying twice does no harm.
+    2. What an interrupt, or a lack of memory, leaves unapplied goes back to `spilled`. Applying
+       twice does no harm. A lack of memory in one place keeps nothing else from being applied.
     3. `spilled` stays the same list, as a producer may be about to append to it. Only who holds the
        short lock removes what another thread has put there.
-    4. The flush lock is taken before the short one and before that of `room`. Who holds one of
+    4. A finalizer may overflow wherever objects are made or something is called, also where its own
+       thread holds the short lock: what is read there is read again before it is replaced.
+    5. The flush lock is taken before the short one and before that of `room`. Who holds one of
        those waits for nothing, but for room.
 """
 
@@ -24,7 +27,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,8 +100,11 @@ class Draining(NativeQueue):
         if not flushing.acquire(timeout=patience):
             yield False
             return
-        outer, self._consumer = self._consumer, threading.get_ident()
+        outer = self._consumer
         try:
+            if not outer and self._applying:  # there was no memory to put them back
+                self._put_back()
+            self._consumer = threading.get_ident()
             yield True
         except BaseException:
             if not outer:
@@ -114,31 +120,52 @@ class Draining(NativeQueue):
             if not held:
                 return False
             end = self._pushed()
-            self._settle_spilled()
+            whole = self._settle_spilled()
             while self._taken() < end:
                 taken = self._take(self.batch_size, self._applying)
                 if taken is None:  # a producer is about to fill a cell that it has claimed
                     time.sleep(0)
                     continue
                 self._tell_of_room()
-                self._settle(taken)
-            self._settle_spilled()  # what producers took off the ring meanwhile
+                whole &= self._settles(taken)
+            whole &= self._settle_spilled()  # what producers took off the ring meanwhile
+            if not whole:
+                raise MemoryError("lapse: no memory to apply all that is queued")
             return True
 
-    def _settle_spilled(self) -> None:
-        """Apply what left the ring through an overflow or an interrupt."""
+    def _settle_spilled(self) -> bool:
+        """Apply what left the ring through an overflow or an interrupt; False: not all of it."""
         with self._short:
-            works = list(self._spilled)
-            if self._covered is not None:
-                works.append(self._covered)
-            self._applying.extend(works)
-            self._covered = None
-            for work in works:
-                _discard(self._spilled, work)
+            while (covered := self._covered) is not None:
+                if covered not in self._spilled:
+                    self._spilled.append(covered)  # first: there may be no memory for it
+                if self._covered is covered:
+                    self._covered = None
+                else:  # a handler has applied it, or joined it to more
+                    _discard(self._spilled, covered)
+            works = [work for work in list(self._spilled) if self._claims(work)]
+        whole = True
         for work in works:
             while isinstance(work, Taken) and not work.ready:
                 time.sleep(0)
+            whole &= self._settles(work)
+        return whole
+
+    def _claims(self, work: Work) -> bool:
+        """Move it from `spilled` to `applying`; False: a handler that flushes has applied it."""
+        self._applying.append(work)
+        mine = _discard(self._spilled, work)
+        if not mine:
+            _discard(self._applying, work)
+        return mine
+
+    def _settles(self, work: Work) -> bool:
+        """Apply one of `applying`; False: there was no memory for all of it, and it stays there."""
+        try:
             self._settle(work)
+        except MemoryError:
+            return False
+        return True
 
     def _settle(self, work: Work) -> Outcomes:
         """Apply one of `applying`."""
@@ -148,21 +175,24 @@ class Draining(NativeQueue):
             for i, error in getattr(outcomes, kind).errors.items():
                 shown = _shown(getattr(groups, kind)[i])
                 log.error("invalidating %s %s failed", kind, shown, exc_info=error)
-        if _discard(self._applying, work):  # else a listener has forked, and this is the child
+        if work in self._applying:  # else a listener has forked, and this is the child
             self._count(work, groups, outcomes)
         return outcomes
 
     def _count(self, work: Work, groups: Groups, outcomes: Outcomes) -> None:
         self._counts.add(outcomes)
-        self._counts.applied += len(work)
         if isinstance(work, Taken):
             self._counts.batch(len(work), groups.size)
         work.record(self)
+        count = len(work)
+        if work in self._applying:  # else the clock has forked
+            self._counts.applied += count  # last: who sees this sees the rest
+            self._applying.remove(work)  # no call comes between: none is counted twice
 
     def _put_back(self) -> None:
         """What was to be applied waits again."""
         with self._short:
-            self._spilled.extend(self._applying)
+            self._spilled.extend([work for work in self._applying if work not in self._spilled])
             self._applying.clear()
         self._alarm.put(None)
 
@@ -199,16 +229,27 @@ class Draining(NativeQueue):
         pairs = [*(taken.pairs() if taken else ()), (KINDS[number], target)]
         covered = cover(self._policy, pairs, taken.oldest if taken else self._now())
         with self._short:
-            if taken is not None and taken not in self._spilled:  # applied as it was, meanwhile
-                covered = covered.of(1)
-            self._covered = covered.joined(self._covered, self.capacity)
-            if taken is not None:
-                _discard(self._spilled, taken)
-            self._counts.collapsed += covered.count
-            self._counts.collapses += 1
+            self._cover(covered, taken)
         self._alarm.put(None)
         if self.closed:
             self._late()
+
+    def _cover(self, covered: Covered, taken: Taken | None) -> None:
+        """Have it stand for `taken` and one item more, or for this one if `taken` was applied.
+
+        Under the short lock. No call comes between the last look and the exchange: invariant 4.
+        """
+        while True:
+            before, gone = self._covered, taken not in self._spilled
+            mine = covered.of(1) if gone else covered
+            joined = mine.joined(before, self.capacity)
+            if self._covered is before and gone == (taken not in self._spilled):
+                break
+        self._counts.collapsed += mine.count
+        self._counts.collapses += 1
+        self._covered = joined
+        if taken is not None and not gone:
+            self._spilled.remove(taken)
 
     def _late(self) -> None:
         """An item came in while the queue was being closed."""
@@ -217,10 +258,11 @@ class Draining(NativeQueue):
 
 def _discard(works: list[Work], work: Work) -> bool:
     """Take `work` out of the list, if it is there. Works are compared by identity."""
-    with suppress(ValueError):
+    try:
         works.remove(work)
-        return True
-    return False
+    except ValueError:
+        return False
+    return True
 
 
 def _shown(target: Any) -> str:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import threading
+from lapse.invalidation.counting import counting
 
 __all__ = ["WireMeter"]
-
-#: One for all meters, as it is held for a few additions a batch: a forked child needs only one new.
-#: Re-entrant, because a finalizer that runs in the middle of one may encode a batch too.
-_lock = threading.RLock()
 
 
 class WireMeter:
@@ -34,39 +29,29 @@ class WireMeter:
 
     def sent(self, raw: int, wire: int) -> None:
         """Count a batch of `raw` bytes that was encoded to `wire` bytes."""
-        with _lock:
+        with counting():
             self.raw_out += raw
             self.wire_out += wire
             self.batches_out += 1
 
     def received(self, raw: int, wire: int) -> None:
         """Count a batch of `raw` bytes that was decoded from `wire` bytes."""
-        with _lock:
+        with counting():
             self.raw_in += raw
             self.wire_in += wire
             self.batches_in += 1
 
     def refused(self, wire: int) -> None:
         """Count an input of `wire` bytes that is no batch."""
-        with _lock:
+        with counting():
             self.wire_in += wire
             self.malformed += 1
 
     def as_dict(self) -> dict[str, int]:
         """All counts at one instant, ready for JSON."""
-        with _lock:
+        with counting():
             return {name: getattr(self, name) for name in self.__slots__}
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name}={count}" for name, count in self.as_dict().items())
         return f"{type(self).__name__}({counts})"
-
-
-def _new_lock() -> None:
-    """The lock that a forked child inherits may be held by a thread that it does not have."""
-    global _lock
-    _lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_lock)

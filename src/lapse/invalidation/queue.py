@@ -2,8 +2,7 @@
 
 A batch is applied when `batch_size` items wait, when the oldest has waited `batch_timeout`, by
 flush(), by close(), and at the interpreter's exit; draining.py says how. While nothing waits the
-thread sleeps. It holds the queue only while it drains, so a queue that nobody else refers to dies,
-and applies what waits.
+thread sleeps (worker.py). A queue that nobody else refers to dies, and applies what waits.
 """
 
 from __future__ import annotations
@@ -13,32 +12,31 @@ import itertools
 import logging
 import operator
 import os
-import queue
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lapse._queue import KINDS, Taken, describe
+from lapse.forks import tell_all
 from lapse.invalidation.draining import Direct, Draining
 from lapse.invalidation.message import Invalidation
 from lapse.invalidation.metrics import WireMeter
 from lapse.invalidation.overflow import policy_of
 from lapse.invalidation.stats import QueueStats
 from lapse.invalidation.targets import Groups, Outcomes, grouped, target_of
+from lapse.invalidation.worker import Worker, await_all
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Applied", "OptimizedInvalidation"]
+__all__ = ["Applied", "OptimizedInvalidation", "raise_first"]
 
 log = logging.getLogger("lapse.invalidation")
 LARGEST = 1 << 26  # items of a ring: 2 GiB
 JOIN = 0.9  # seconds that close() waits for the thread to end
-EXIT_WAIT = 1.0  # seconds that the interpreter's exit waits for a batch that is being applied
-ERROR_PAUSE = 1.0  # seconds, at most, before the thread goes on after an error
+EXIT_WAIT = 1.0  # seconds that the interpreter's exit waits for what is being applied
 
 
 class Applied(NamedTuple):
@@ -49,6 +47,13 @@ class Applied(NamedTuple):
     removed: int
     #: What it raised.
     error: Exception | None
+
+
+def raise_first(answers: Iterable[Applied]) -> None:
+    """Raise the first error of what apply() has answered, if there is any."""
+    for answer in answers:
+        if answer.error is not None:
+            raise answer.error
 
 
 class OptimizedInvalidation(Draining):
@@ -129,7 +134,8 @@ class OptimizedInvalidation(Draining):
     def flush(self) -> None:
         """Apply everything that was queued before the call; a barrier.
 
-        Raises RuntimeError if the queue is closed. What one item raises is logged and counted.
+        Raises RuntimeError if the queue is closed. What one item raises is logged and counted; but
+        after MemoryError, which is raised, all that may not be applied waits again.
         """
         self._check_open()
         self._drain()
@@ -144,14 +150,26 @@ class OptimizedInvalidation(Draining):
             if not isinstance(item, Invalidation):
                 raise TypeError(f"apply() takes Invalidations, not {type(item).__name__}")
         groups = grouped([(item.kind, item.target) for item in items])
+        return _answers(items, groups, self._apply_now(Direct(groups, len(items))))
+
+    def apply_groups(self, groups: Groups) -> Outcomes:
+        """apply() of targets that are grouped by kind: for a hundred thousand at a time.
+
+        Raises RuntimeError if the queue is closed; what a target raises is in the answer.
+        """
+        return self._apply_now(Direct(groups, groups.size))
+
+    def _apply_now(self, work: Direct) -> Outcomes:
         with self._consuming():
             self._check_open()
-            self._drain()
-            work = Direct(groups, len(items))
-            self._counts.direct += len(items)
+            try:
+                self._drain()
+            except MemoryError:  # that waits again, and does not keep this from being applied
+                self._put_back()
+            count = len(work)
+            self._counts.direct += count
             self._applying.append(work)
-            outcomes = self._settle(work)
-        return _answers(items, groups, outcomes)
+            return self._settle(work)
 
     # --- The thread ---
 
@@ -164,7 +182,7 @@ class OptimizedInvalidation(Draining):
             alarm = self._alarm
             ref = weakref.ref(self, lambda _: alarm.put(None))
             name = "lapse-invalidation" + (f"-{self.name}" if self.name else "")
-            thread = threading.Thread(target=_process, args=(ref, alarm), name=name, daemon=True)
+            thread = Worker(ref, alarm, name)
             thread.start()
             self._thread = thread
 
@@ -181,14 +199,15 @@ class OptimizedInvalidation(Draining):
 
     def _is_due(self) -> bool:
         full = min(self.batch_size, self.capacity)
-        if self._spilled or self._covered or self._waiting() >= full:
+        if self._spilled or self._covered or self._applying or self._waiting() >= full:
             return True
         age = self._age()
         return age is not None and age >= self.batch_timeout
 
     def _waiting(self) -> int:
         """Items that wait, in the ring or outside."""
-        outside = len(self._covered) if self._covered else 0
+        covered = self._covered  # which a drain may take away meanwhile
+        outside = len(covered) if covered else 0
         return self._pushed() - self._taken() + outside + sum(map(len, self._spilled))
 
     # --- The end ---
@@ -221,7 +240,7 @@ class OptimizedInvalidation(Draining):
         self.close()
 
     def __del__(self) -> None:
-        if not self.closed and self._waiting():
+        if not self.closed and (self._applying or self._waiting()):
             self._drain()
 
     def _restart_in_child(self) -> None:
@@ -294,6 +313,9 @@ describe(OptimizedInvalidation)
 
 def _answers(items: list[Invalidation], groups: Groups, outcomes: Outcomes) -> list[Applied]:
     """The outcomes in the order of the items. Of equal ones the first has removed what went."""
+    if len(groups.key) == len(items):
+        removed, errors = outcomes.key
+        return [Applied(item, removed[i], errors.get(i)) for i, item in enumerate(items)]
     places = {(kind, t): i for kind in KINDS[1:] for i, t in enumerate(getattr(groups, kind))}
     key_places = itertools.count()
     seen = set()
@@ -306,23 +328,6 @@ def _answers(items: list[Invalidation], groups: Groups, outcomes: Outcomes) -> l
         seen.add((item.kind, place))
         answers.append(Applied(item, removed[place] if first else 0, errors.get(place)))
     return answers
-
-
-def _process(ref: weakref.ref[OptimizedInvalidation], alarm: queue.SimpleQueue[None]) -> None:
-    """The thread of one queue, which it holds only while it drains."""
-    while (owner := ref()) is not None and not owner._stopping:
-        try:
-            seconds = owner._turn()
-        except Exception:
-            log.exception("applying invalidations failed")
-            seconds = min(owner.batch_timeout, ERROR_PAUSE)
-            with suppress(queue.Empty):
-                alarm.get_nowait()  # the one for what has been put back
-        del owner
-        try:
-            alarm.get(timeout=seconds)
-        except queue.Empty:
-            continue
 
 
 # --- The process ---
@@ -349,12 +354,15 @@ def _all() -> list[OptimizedInvalidation]:
 @atexit.register
 def _finish_at_exit() -> None:
     for each in _all():
-        each._finish(EXIT_WAIT)
+        try:
+            each._finish(EXIT_WAIT)
+        except MemoryError:
+            log.exception("%s: not all is applied", type(each).__name__)
+    await_all(EXIT_WAIT)
 
 
 def _restart_after_fork() -> None:
-    for each in _all():
-        each._restart_in_child()
+    tell_all(_all(), "_restart_in_child")
 
 
 if hasattr(os, "register_at_fork"):

@@ -75,6 +75,8 @@ class Counts:
     def add(self, outcomes: Outcomes) -> None:
         """What the operations did."""
         for removed, errors in outcomes:
+            if not removed:
+                continue
             nothing = removed.count(0)
             self.matched += len(removed) - nothing
             self.noops += nothing - len(errors)

@@ -6,12 +6,14 @@
 
 A batch is applied strongest first: `all` covers everything; else tables and patterns in one pass
 over the cache, then tags, then keys. So an entry that several of them name goes once, by the
-strongest. A target that raises never keeps the others from being applied.
+strongest. A target that raises never keeps the others from being applied; but MemoryError, which is
+no target's fault, is raised when the others have been: whoever has the batch applies it again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from lapse import _core
@@ -21,7 +23,7 @@ __all__ = ["Groups", "Outcome", "Outcomes", "Target", "apply_groups", "grouped",
 
 
 class Groups(NamedTuple):
-    """Targets by kind, strongest first. Those of a kind are all different, but for keys."""
+    """Targets by kind, strongest first. Those that grouped() makes differ, but for keys."""
 
     #: [None] or nothing.
     all: list[Any]
@@ -70,13 +72,19 @@ def grouped(pairs: Iterable[tuple[Kind, Any]]) -> Groups:
 
 def apply_groups(target: Target, groups: Groups) -> Outcomes:
     """Remove from the cache what the groups name."""
+    if len(groups.key) == groups.size:  # by far the commonest
+        nothing = Outcome(b"", {})
+        return Outcomes(nothing, nothing, nothing, nothing, target.keys(groups.key))
     everything = _one_by_one(groups.all, lambda _: target.clear())
     if groups.all and not everything.errors:
         return Outcomes(everything, *(Outcome(bytes(len(group)), {}) for group in groups[1:]))
-    globs = target.globs([*map(_table_glob, groups.table), *groups.pattern])
+    globs, tags, keys = _all_of(
+        lambda: target.globs([*map(_table_glob, groups.table), *groups.pattern]),
+        lambda: _one_by_one(groups.tag, target.delete_tag),
+        lambda: target.keys(groups.key),
+    )
     tables, patterns = _split(globs, len(groups.table))
-    tags = _one_by_one(groups.tag, target.delete_tag)
-    return Outcomes(everything, tables, patterns, tags, target.keys(groups.key))
+    return Outcomes(everything, tables, patterns, tags, keys)
 
 
 def target_of(cache: Any) -> Target:
@@ -127,7 +135,16 @@ class NativeTarget(Target):
     def keys(self, keys: list[Any]) -> Outcome:
         if not keys or self.cache.closed:
             return Outcome(bytes(len(keys)), {})
-        return Outcome(*self.cache._invalidate_keys(keys))
+        try:
+            return Outcome(*self.cache._invalidate_keys(keys))
+        except MemoryError:
+            return _one_by_one(keys, self._key)
+
+    def _key(self, key: Any) -> int:
+        erased, errors = self.cache._invalidate_keys([key])
+        if errors:
+            raise errors[0]
+        return int(erased[0])
 
 
 class DuckTarget(Target):
@@ -172,12 +189,28 @@ def _count(answer: Any) -> int:
 def _one_by_one(targets: Sequence[Any], remove: Callable[[Any], Any]) -> Outcome:
     removed = [0] * len(targets)
     errors: dict[int, Exception] = {}
+    short = False
     for i, target in enumerate(targets):
         try:
             removed[i] = _count(remove(target))
+        except MemoryError:  # not the target's fault
+            short = True
         except Exception as error:
             errors[i] = error
+    if short:
+        raise MemoryError("lapse: no memory for all of a batch")
     return Outcome(removed, errors)
+
+
+def _all_of(*calls: Callable[[], Outcome]) -> list[Outcome]:
+    """What the calls answer; all are made before the MemoryError of one is raised."""
+    outcomes: list[Outcome] = []
+    for call in calls:
+        with suppress(MemoryError):
+            outcomes.append(call())
+    if len(outcomes) < len(calls):
+        raise MemoryError("lapse: no memory for all of a batch")
+    return outcomes
 
 
 def _split(outcome: Outcome, at: int) -> tuple[Outcome, Outcome]:

@@ -15,6 +15,8 @@ from collections import Counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from lapse import forks
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -24,14 +26,15 @@ __all__ = ["Backed", "answer", "awaited"]
 class Backed:
     """A cache, a data source, counters, and an end. Thread-safe."""
 
-    __slots__ = ("_closed", "_counts", "_lock", "cache", "data_source")
+    __slots__ = ("__weakref__", "_closed", "_counts", "_lock", "cache", "data_source")
 
     def __init__(self, cache: Any, data_source: Any) -> None:
         self.cache = cache
         self.data_source = data_source
         self._closed = False
         self._counts: Counter[str] = Counter()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # re-entrant: a finalizer may count in its midst
+        forks.watch(self)
 
     def close(self) -> None:
         """Refuse what comes from now on with RuntimeError. The cache and the source stay open.
@@ -59,6 +62,10 @@ class Backed:
     def _count(self, what: str) -> None:
         with self._lock:
             self._counts[what] += 1
+
+    def _after_fork(self) -> None:
+        """In a forked child no other thread holds the lock, whatever it looks like."""
+        self._lock = threading.RLock()
 
 
 def answer(result: Any) -> Any:

@@ -32,7 +32,7 @@ import itertools
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
-from functools import update_wrapper
+from functools import WRAPPER_ASSIGNMENTS, update_wrapper
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -52,10 +52,14 @@ Tags = Iterable[str]
 SWEEP_INTERVAL = 300.0  # seconds between sweeps of what has expired
 NUMBERS = itertools.count(1)
 
-#: The body of a coroutine function that looks a key up, and loads what is missing.
+#: What a coroutine function takes on by assignment. To assign __annotations__, __defaults__ or
+#: __code__ would keep CPython 3.13 for ever from specializing its calls.
+DESCRIBED = tuple(name for name in WRAPPER_ASSIGNMENTS if name != "__annotations__")
+
+#: The body of a coroutine function that looks a key up, and loads what is missing. On a line of its
+#: own `try` would be an instruction.
 COROUTINE = """\
-    try:
-        return _lapse_cache[{key}]
+    try: return _lapse_cache[{key}]
     except KeyError:
         pass
     return await _lapse_load({same_key}, {args}, {kwargs})
@@ -172,9 +176,9 @@ class CachedFunction(KeptFunction[P, R]):
 
     # --- Misses ---
 
-    def _miss(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _miss(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *old: Any) -> Any:
         tags = self._tags_of(key, args, kwargs)
-        return self._load(key, args, kwargs, self._life, tags, self._options.timeout)
+        return self._load(key, args, kwargs, self._life, tags, self._options.timeout, *old)
 
     def _await_miss(
         self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -269,7 +273,8 @@ class CachedFunction(KeptFunction[P, R]):
     def _as_coroutine_function(self) -> Any:
         """The coroutine function itself: calls reach it without a detour."""
         function: Any = self._coroutine
-        update_wrapper(function, self.__wrapped__)
+        update_wrapper(function, self.__wrapped__, DESCRIBED)
+        function.__annotations__.update(getattr(self.__wrapped__, "__annotations__", {}))
         for name in CONTROLS:
             if hasattr(self, name):
                 setattr(function, name, getattr(self, name))
@@ -357,7 +362,7 @@ def cached(
     Args:
         ttl: seconds (int, float or timedelta) that a result is kept, or, as `ttl=`, a function of
             the result that gives them (0: it is not kept). None = for ever, or as `cache` has it.
-        maxsize: results kept at most; what was not used for longest makes way. None = no bound.
+        maxsize: results kept at most. None = no bound.
         tags: str by which results can be removed, `f.cache.delete_tag(tag)`, or a function of the
             arguments that gives them.
         key: a function of the arguments that makes the key. None = all arguments, which must then

@@ -20,7 +20,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from inspect import Parameter
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 __all__ = ["LONE_ALWAYS", "LONE_NEVER", "LONE_PLAIN", "NO_PLAN", "Parameters", "Plan"]
@@ -99,17 +99,30 @@ class Parameters:
 
         `names` are the global names in `body`; no parameter begins with `_lapse_` as they do.
         """
-        bare = [p.replace(default=EMPTY, annotation=EMPTY) for p in self._all]
+        defaults = {
+            p.name: Verbatim(f"_lapse_defaults[{p.name!r}]")
+            for p in self._all
+            if p.default is not EMPTY
+        }
+        bare = [p.replace(default=defaults.get(p.name, EMPTY), annotation=EMPTY) for p in self._all]
         head = f"{'async ' * awaits}def _lapse_made{inspect.Signature(bare)}:"
-        namespace = HELPERS | names
-        exec(compile(f"{head}\n{body}", f"<lapse: {self.name}>", "exec"), namespace)
+        module = compile(f"{head}\n{body}", f"<lapse: {self.name}>", "exec")
+        name = self.name.rpartition(".")[2]
+        consts = tuple(
+            c.replace(co_name=name) if isinstance(c, CodeType) else c for c in module.co_consts
+        )
+        namespace = HELPERS | names | {"_lapse_defaults": {p.name: p.default for p in self._all}}
+        exec(module.replace(co_consts=consts), namespace)
         made: FunctionType = namespace["_lapse_made"]
-        by_position, by_name = self._of(*BY_POSITION), self._of(Parameter.KEYWORD_ONLY)
-        made.__defaults__ = tuple(p.default for p in by_position if p.default is not EMPTY)
-        made.__kwdefaults__ = {p.name: p.default for p in by_name if p.default is not EMPTY}
-        made.__name__, made.__qualname__ = self.name.rpartition(".")[2], self.name
-        made.__code__ = made.__code__.replace(co_name=made.__name__)
+        made.__name__, made.__qualname__ = name, self.name
         return made
+
+
+class Verbatim(str):
+    """A text whose repr() is itself."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
 
 
 def _tuple(parts: list[str]) -> str:

@@ -46,7 +46,7 @@ class LruFunction(KeptFunction[P, R]):
         self._wrap(function)
         self._parameters = {"maxsize": maxsize, "typed": typed}
         interval = None if ttl is None else SWEEP_INTERVAL
-        store: TTLCache[Any, R] = TTLCache(ttl, interval, maxsize=maxsize)
+        store: TTLCache[Any, R] = TTLCache(ttl, interval, maxsize=maxsize, policy="lru")
         if maxsize == 0:  # nothing is looked for, so arguments need not be hashable
             self._open(store, function, _no_key, NO_PLAN, alone=self._alone)
         else:

@@ -22,7 +22,15 @@ import threading
 from collections.abc import Callable, Hashable, MutableMapping
 from typing import Any, Protocol
 
-__all__ = ["MappingSource", "SQLiteSource", "VersionedSource", "WritableSource"]
+from lapse import forks
+
+__all__ = ["FetchingSource", "MappingSource", "SQLiteSource", "VersionedSource", "WritableSource"]
+
+
+class FetchingSource(Protocol):
+    """What LazyInvalidation asks of a data source."""
+
+    def fetch(self, key: Any) -> Any: ...
 
 
 class WritableSource(Protocol):
@@ -47,17 +55,23 @@ class MappingSource:
         mapping: holds the values; None = a new dict. Once it is here, change it only through the
             source: other changes get no new version.
 
-    Thread-safe; every method is atomic and costs what the mapping's does. Versions are ints,
-    counted over the whole source; what the mapping holds to begin with has version 1.
+    Thread-safe; every method is atomic and costs what the mapping's does. Keys are compared under
+    the source's lock, which is re-entrant: a comparison or a finalizer may use the source. Versions
+    are ints, counted over the whole source; what the mapping holds to begin with has version 1.
     """
 
-    __slots__ = ("_lock", "_mapping", "_newest", "_versions")
+    __slots__ = ("__weakref__", "_lock", "_mapping", "_newest", "_versions")
 
     def __init__(self, mapping: MutableMapping[Any, Any] | None = None) -> None:
         self._mapping: MutableMapping[Any, Any] = {} if mapping is None else mapping
         self._newest = 1
         self._versions: dict[Hashable, int] = dict.fromkeys(self._mapping, self._newest)
-        self._lock = threading.Lock()
+        self._after_fork()
+        forks.watch(self)
+
+    def _after_fork(self) -> None:
+        """In a forked child no other thread holds the lock, whatever it looks like."""
+        self._lock = threading.RLock()
 
     def fetch(self, key: Any) -> Any:
         """The value, or None."""
@@ -86,15 +100,17 @@ class MappingSource:
     def delete(self, key: Any) -> bool:
         """Remove a value; False if there is none."""
         with self._lock:
-            known = self._versions.pop(key, None) is not None
+            known = key in self._versions
             if known:
+                del self._versions[key]
                 del self._mapping[key]
         return known
 
     def _store(self, key: Any, value: Any) -> None:
-        self._mapping[key] = value
+        # In this order: no fork in between leaves a child with a new value of an old version.
         self._newest += 1
         self._versions[key] = self._newest
+        self._mapping[key] = value
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self._versions)} values>"
@@ -137,7 +153,8 @@ class SQLiteSource:
 
     Thread-safe, and usable by several processes: each thread has a connection of its own, in
     write-ahead mode, so readers do not wait for a writer; it is closed when the thread has ended. A
-    forked child opens its own. Every method is one statement and so one transaction.
+    forked child opens its own; a fork while another thread is in a call may leave the file locked
+    there, as SQLite has it. Every method is one statement and so one transaction.
     """
 
     __slots__ = ("_decode", "_encode", "_mine", "_path", "_statements", "_timeout")

@@ -108,7 +108,7 @@ class VersionBasedInvalidation(Backed):
         super().__init__(cache, data_source)
         self.trust_versions = trust_versions
         self._known: SlidingTTLCache[Any, _Known] = SlidingTTLCache(
-            cache.default_ttl, maxsize=max_versions, clock=cache.clock
+            cache.default_ttl, maxsize=max_versions, policy="lru", clock=cache.clock
         )
 
     def get(

@@ -85,19 +85,19 @@ class WriteThroughInvalidation(Backed):
         """Write to the source and, if it takes it, the cache for `ttl` seconds; whether it did."""
         with self._change(key, ttl, tags) as lease:
             taken = answer(self.data_source.write(key, value))
-        return self._keep(lease, value, ttl, taken)
+            return self._keep(lease, value, ttl, taken)
 
     def update(self, key: Any, value: Any, ttl: Ttl = None, *, tags: Iterable[str] = ()) -> bool:
         """The same through the source's update()."""
         with self._change(key, ttl, tags) as lease:
             taken = answer(self.data_source.update(key, value))
-        return self._keep(lease, value, ttl, taken)
+            return self._keep(lease, value, ttl, taken)
 
     def delete(self, key: Any) -> bool:
         """Delete from the source and, if it does, the cache; whether it did."""
         with self._change(key):
             taken = answer(self.data_source.delete(key))
-        return self._drop(key, taken)
+            return self._drop(key, taken)
 
     async def awrite(
         self, key: Any, value: Any, ttl: Ttl = None, *, tags: Iterable[str] = ()
@@ -105,7 +105,7 @@ class WriteThroughInvalidation(Backed):
         """write() for coroutines."""
         with self._change(key, ttl, tags) as lease:
             taken = await awaited(self.data_source.write(key, value))
-        return self._keep(lease, value, ttl, taken)
+            return self._keep(lease, value, ttl, taken)
 
     async def aupdate(
         self, key: Any, value: Any, ttl: Ttl = None, *, tags: Iterable[str] = ()
@@ -113,13 +113,13 @@ class WriteThroughInvalidation(Backed):
         """update() for coroutines."""
         with self._change(key, ttl, tags) as lease:
             taken = await awaited(self.data_source.update(key, value))
-        return self._keep(lease, value, ttl, taken)
+            return self._keep(lease, value, ttl, taken)
 
     async def adelete(self, key: Any) -> bool:
         """delete() for coroutines."""
         with self._change(key):
             taken = await awaited(self.data_source.delete(key))
-        return self._drop(key, taken)
+            return self._drop(key, taken)
 
     # --- Many keys, one after another ---
 
@@ -175,9 +175,12 @@ class WriteThroughInvalidation(Backed):
         if not taken:
             self._count("refused")
             return False
-        stored = self.cache.fill(lease, value, ttl, change=True)
-        if not stored:
-            self.cache.delete(lease.key)
+        stored = False
+        try:
+            stored = self.cache.fill(lease, value, ttl, change=True)
+        finally:
+            if not stored:  # because it is overtaken, or there was no memory for it
+                self.cache.delete(lease.key)
         self._count("applied" if stored else "overtaken")
         return True
 
