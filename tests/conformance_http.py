@@ -8,7 +8,7 @@ from typing import Any
 
 from conformance import Recorder, has_defaults, ours, row
 from servers.ports import free_port
-from support import wait_until
+from support import PATIENCE, wait_until
 
 # --- HTTP ---
 
@@ -30,7 +30,7 @@ def http_interface(name: str) -> None:
             thread = threading.Thread(target=it.run, args=("127.0.0.1", port))
             thread.start()
             assert wait_until(lambda: answers(port))
-        thread.join(5)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
 
 

@@ -9,11 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from lapse.flight_board import board
-from support import FREE_THREADED, wait_until
-
-#: Seconds after which a test gives up on a thread or a task. Threads that contend for a lock of a
-#: free-threaded interpreter yield the processor over and over, and others may be slow to return it.
-PATIENCE = 90 if FREE_THREADED else 20
+from support import PATIENCE, wait_until
 
 
 class Counting:
@@ -161,7 +157,7 @@ def everything_lands() -> Iterator[None]:
     """A fixture: no test leaves a load behind."""
     yield
     gc.collect()  # tasks of loops that are closed
-    under_way = not wait_until(nothing_under_way, 5)  # a worker settles after it has stored
+    under_way = not wait_until(nothing_under_way)  # a worker settles after it has stored
     board.forget()
     assert not under_way
 

@@ -19,6 +19,10 @@ import pytest
 
 import lapse
 
+#: Seconds after which a test gives up on a thread, a task or a process. A machine may be slow, and
+#: may run anything else first: only what never comes is an error.
+PATIENCE = 120
+
 KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "ttl": (lapse.TTLCache, {}),
     "sliding": (lapse.SlidingTTLCache, {}),
@@ -115,7 +119,7 @@ def check(cache: Any) -> None:
     assert all(key in cache for key in keys)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10) -> bool:
+def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> bool:
     """Whether `condition` came true within `seconds` that other threads had to make it so.
 
     This thread wakes up often: on a free-threaded build objects die in the thread that made them.
@@ -126,7 +130,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 10) -> bool:
     return bool(condition())
 
 
-def await_child(child: int, seconds: float = 20) -> int:
+def await_child(child: int, seconds: float = PATIENCE) -> int:
     """The status of a forked child when it has ended; one that hangs is killed."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -186,7 +190,9 @@ def no_thread_to_be_had() -> Iterator[None]:
         yield
 
 
-def run_python(code: str, *options: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def run_python(
+    code: str, *options: str, timeout: float = PATIENCE
+) -> subprocess.CompletedProcess[str]:
     """Runs `code` in a fresh interpreter that imports the same lapse as this one."""
     path = os.pathsep.join([str(Path(lapse.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(

@@ -15,7 +15,7 @@ from lapse.invalidation import Invalidation, OptimizedInvalidation
 from lapse.invalidation.message import MessageError, parse
 from lapse.invalidation.receiver import Receiver
 from lapse.invalidation.source import Batch
-from support import wait_until
+from support import PATIENCE, wait_until
 
 ITEM = Invalidation("key", "a")
 
@@ -183,7 +183,7 @@ def test_waiting_for_confirmations():
     thread.start()
     noted.confirmed("b", 7)
     noted.confirmed("a", 9)
-    thread.join(20)
+    thread.join(PATIENCE)
     assert found == [frozenset()]
     assert noted.missing(["a", "c"], 7, 0.001) == {"c"}
 
@@ -221,7 +221,7 @@ def test_a_pump_hands_on_what_comes_and_what_is_raised():
     go = threading.Event()
 
     def receive():
-        go.wait(20)
+        go.wait(PATIENCE)
         if not coming:
             return None
         step = coming.pop(0)

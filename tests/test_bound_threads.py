@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from lapse import ManualClock, TTLCache
-from support import FREE_THREADED, Key, check, switching
+from support import FREE_THREADED, PATIENCE, Key, check, switching
 from test_threads import in_threads
 
 THREADS = 20
@@ -51,16 +51,18 @@ class Watcher(threading.Thread):
     def __init__(self, cache: Any, maxsize: int) -> None:
         super().__init__()
         self.cache, self.listed = cache, maxsize <= ONE_SEGMENT
-        self.longest, self._done = 0, threading.Event()
+        self.longest, self._looked, self._done = 0, threading.Event(), threading.Event()
 
     def run(self) -> None:
         while not self._done.is_set():
             self.longest = max(self.longest, len(self.cache))
             if self.listed:
                 self.longest = max(self.longest, len(list(self.cache)))
+            self._looked.set()
 
     def __enter__(self) -> Watcher:
         self.start()
+        assert self._looked.wait(PATIENCE)
         return self
 
     def __exit__(self, *_: object) -> None:

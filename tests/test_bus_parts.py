@@ -18,7 +18,7 @@ from lapse.distributed.datagrams import BYTES, JSON, OVERHEAD, SENDERS, TEXT, As
 from lapse.distributed.inbox import Inbox
 from lapse.distributed.socket_folder import BINDING, SocketFolder
 from lapse.invalidation.source import MessagesLost
-from support import wait_until
+from support import PATIENCE, wait_until
 
 needs_sockets = pytest.mark.skipif(
     not hasattr(socket, "AF_UNIX"), reason="no Unix sockets on this system"
@@ -77,7 +77,7 @@ def test_inbox_wakes_its_reader():
     inbox.put("message")
     assert wait_until(lambda: found)
     inbox.close()
-    reader.join(10)
+    reader.join(PATIENCE)
     assert found == ["message", "the inbox is closed"]
     assert not inbox.put("more")
 

@@ -21,9 +21,7 @@ from hypothesis import strategies as st
 import lapse
 from lapse.flight import LoadCycleError
 from lapse.loading.cached import CachedFunction, cached
-from support import FREE_THREADED, Dying
-
-PATIENCE = 20  # seconds after which a test gives up on a thread
+from support import FREE_THREADED, PATIENCE, Dying
 
 
 class Calls:

@@ -15,8 +15,7 @@ import pytest
 import lapse
 from lapse.flight import LoadCycleError
 from lapse.loading.cached import cached
-
-PATIENCE = 20  # seconds after which a test gives up on a task
+from support import PATIENCE
 
 
 def run(main: Any) -> Any:

@@ -17,6 +17,7 @@ from lapse.invalidation.message import MessageError, spell_broadcast, spell_queu
 from lapse.invalidation.metrics import WireMeter
 from lapse.invalidation.source import Batch, MessagesLost, Source
 from lapse.invalidation.wire import encode
+from support import PATIENCE
 
 WAIT = 10.0  # seconds that another thread has for anything
 ITEMS = [Invalidation("key", "a"), Invalidation("table", "t"), Invalidation("all")]
@@ -436,7 +437,7 @@ def test_close_wakes_a_napping_channel():
     thread = threading.Thread(target=lambda: list(channel))
     thread.start()
     channel.close()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
 
 

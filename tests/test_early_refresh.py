@@ -15,6 +15,7 @@ import pytest
 
 import lapse
 from loads import Call, Counting, Held, everything_lands, run
+from support import PATIENCE
 
 landed = pytest.fixture(autouse=True)(everything_lands)
 
@@ -138,7 +139,7 @@ def test_one_reloads_and_others_are_served(clock):
     loaded(cache, clock)
     load = Held()
     leader = Call(cache.get_or_load, "k", load)
-    assert load.entered.wait(20)
+    assert load.entered.wait(PATIENCE)
     assert [cache.get_or_load("k", Counting()) for _ in range(5)] == ["old"] * 5
     load.go.set()
     assert leader.result() == ("k", 1)
@@ -166,7 +167,7 @@ def test_coroutines_reload_early(clock):
 
 def test_under_the_native_clock():
     """The fast ways in draw tickets as well: get_or_load() with any arguments, and @cached."""
-    cache = lapse.ProbabilisticTTLCache(TTL, 0.1, None, beta=1e12)
+    cache = lapse.ProbabilisticTTLCache(TTL, 0.1, None, beta=1e15)
     cache.get_or_load("k", lambda key: "old", None, tags=["t"])
     assert cache.get_or_load("k", lambda key: "new", 50, tags=["t"], timeout=5) == "new"
     assert cache.tags("k") == {"t"}

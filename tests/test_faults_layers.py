@@ -19,7 +19,7 @@ from lapse.flight_board import board, inside
 from lapse.invalidation import Invalidation, OptimizedInvalidation, wire
 from lapse.invalidation.worker import Worker
 from lapse.shortage import keep_going
-from support import FREE_THREADED, cache_maker, wait_until
+from support import FREE_THREADED, PATIENCE, cache_maker, wait_until
 
 WAYS = ["native", "short", "step"]
 
@@ -166,7 +166,7 @@ def test_who_waits_goes_on(make, fails):
         "step", make, lambda c: attempt(lambda: c.get_or_load("k", lambda _, c=c: slow(c)))
     ):
         for thread in waiting:
-            thread.join(20)
+            thread.join(PATIENCE)
         assert all(each in ("own", "theirs") or not isinstance(each, TimeoutError) for each in got)
         assert idle()
         waiting.clear()

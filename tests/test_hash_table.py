@@ -225,19 +225,19 @@ def test_strided_keys_stay_linear(make, shift):
         best = float("inf")
         for _ in range(3):
             cache = make()
-            start = time.perf_counter()
+            start = time.thread_time()
             for key in keys:
                 cache.set(key, None)
             for key in keys:
                 cache.get(key)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.thread_time() - start)
         return best, cache.__sizeof__()
 
     count = 10_000
     plain_time, plain_size = measured(list(range(2**30, 2**30 + count)))
     time_taken, size = measured([n << shift for n in range(count)])
     assert size <= 2 * plain_size
-    assert time_taken <= 10 * plain_time
+    assert time_taken <= 10 * max(plain_time, 0.02)  # seconds; some clocks are coarse
 
 
 # --- Growing and shrinking ---

@@ -22,7 +22,7 @@ from lapse.invalidation.message import MessageError
 from lapse.invalidation.source import MessagesLost
 from servers import rabbitmq
 from servers.proxy import Proxy, certificate
-from support import run_python, wait_until
+from support import PATIENCE, run_python, wait_until
 
 kombu = pytest.importorskip("kombu", reason="nothing to talk to a broker with: kombu is missing")
 
@@ -166,7 +166,7 @@ with KombuQueue({remote.url!r}, name={queue.name!r}) as queue:
     child.start()
     assert drained(queue, 1, 30) == [b"from the child"]
     queue.publish(b"answer")
-    child.join(30)
+    child.join(PATIENCE)
     assert results[0].returncode == 0, results[0].stderr
 
 
@@ -375,7 +375,7 @@ def test_close_ends_a_receive(broker: Broker, make: Make) -> None:
     assert wait_until(queue._receiving.locked)
     begin = time.monotonic()
     queue.close()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert time.monotonic() - begin < 1
     assert heard == [None]
     queue.close()
@@ -484,7 +484,7 @@ def test_a_waiting_receive_notices_the_end_of_the_broker(remote: Broker, make: M
     assert wait_until(queue._receiving.locked)
     try:
         remote.server.kill()
-        thread.join(5)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
         assert met
     finally:
@@ -582,7 +582,7 @@ def test_close_does_not_wait_for_a_connection_that_is_not_made(scheme: str) -> N
         begin = time.monotonic()
         queue.close()
         assert time.monotonic() - begin < 1
-        thread.join(10)
+        thread.join(PATIENCE)
         assert met
 
 

@@ -295,6 +295,7 @@ def test_a_change_outdates_the_load(cache, change):
     old, new = Held(), Counting()
     early = [Call(cache.get_or_load, "t:k", old, tags=["tag"]) for _ in range(3)]
     wait_for_waiters(cache, "t:k", 2)
+    assert old.entered.wait(PATIENCE)
     change(cache)
     late = cache.get_or_load("t:k", lambda key: new(key)[0] + " anew", tags=["tag"])
     old.go.set()

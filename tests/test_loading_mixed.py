@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 import weakref
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 import lapse
 from lapse.flight_board import board
+from lapse.flight_gates import ThreadGate
 from loads import (
     PATIENCE,
     Call,
@@ -87,19 +89,22 @@ def test_the_caller_is_gone_but_a_thread_waits(cache):
     assert load.keys == ["k"]
 
 
-def test_the_last_thread_cancels_the_task(cache):
+def test_the_last_thread_cancels_the_task(cache, monkeypatch):
     """The last one who waits for a task may be a thread: the task is cancelled in its loop."""
     load = HeldTask()
+    gives_up = threading.Event()  # when the time of the thread is over
+    monkeypatch.setattr(ThreadGate, "wait", lambda gate, deadline: gives_up.wait(PATIENCE))
 
     async def main():
         task = start(cache.aget_or_load("k", load))
         await entered(load)
-        call = Call(cache.get_or_load, "k", Counting(), timeout=0.3)  # long enough to be seen
+        call = Call(cache.get_or_load, "k", Counting(), timeout=1)
         await asyncio.to_thread(wait_for_waiters, cache, "k", 2)
         task.cancel()
+        gives_up.set()
 
         def outcome():  # nothing but the cancellation wakes this loop
-            return call.error(), load.was_cancelled.wait(2)
+            return call.error(), load.was_cancelled.wait(PATIENCE)
 
         error, cancelled = await asyncio.to_thread(outcome)
         assert isinstance(error, TimeoutError)

@@ -22,7 +22,7 @@ import pytest
 
 from lapse import ManualClock, TTLCache
 from lapse.traces import open_trace
-from support import KINDS, Dying, Key, cache_maker, check, switching
+from support import KINDS, Dying, Key, cache_maker, check, switching, wait_until
 
 LONG = os.environ.get("LAPSE_LONG") == "1"
 TRACES = Path(__file__).parents[1].parent / "shared" / "traces"
@@ -500,7 +500,9 @@ def test_the_bound_holds_under_threads(maxsize: int) -> None:
 
     watcher = threading.Thread(target=guarded, args=(watch,))
     threads = [threading.Thread(target=guarded, args=(lambda n=n: work(n),)) for n in range(8)]
+    cache.set("first", 1)
     watcher.start()
+    assert wait_until(lambda: longest[0])
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from lapse.distributed.memory import MemoryBroadcaster, MessagesLost
-from support import wait_until
+from support import PATIENCE, wait_until
 
 
 def test_every_subscriber_gets_every_message():
@@ -104,7 +104,7 @@ def test_closing_an_end():
     waiting.start()
     end.close()
     end.close()
-    waiting.join(10)
+    waiting.join(PATIENCE)
     assert woken == [None]
     with pytest.raises(RuntimeError, match="closed"):
         end.broadcast({})

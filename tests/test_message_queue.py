@@ -21,7 +21,7 @@ from lapse.invalidation.envelope import parse_bytes
 from lapse.invalidation.source import MessagesLost
 from lapse.sources.memory import MemoryQueue
 from lapse.sources.message_queue import MessageQueueInvalidation
-from support import in_child, in_child_of_another_thread, run_python, wait_until
+from support import PATIENCE, in_child, in_child_of_another_thread, run_python, wait_until
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
@@ -350,7 +350,7 @@ def test_an_overflow_empties_the_cache(connect):
 
     slow, fast = connect(queue, listener=listener), connect(queue)
     fast.publish_invalidation("invalidate_key", key="x")
-    assert stuck.wait(10)
+    assert stuck.wait(PATIENCE)
     for n in range(10):
         fast.publish_invalidation("invalidate_key", key=-n)
     assert len(slow.cache) == 5

@@ -20,7 +20,7 @@ from lapse.invalidation.metrics import WireMeter
 from lapse.sources.memory import MemoryQueue
 from lapse.sources.templates import Templates
 from lapse.web.stats import Tally
-from support import run_python, switching
+from support import PATIENCE, run_python, switching
 
 THREADS = 4
 TURNS = 2000
@@ -53,7 +53,7 @@ def beside(work: Callable[[], object], *others: Callable[[], object]) -> None:
     finally:
         over.set()
         for thread in threads:
-            thread.join(20)
+            thread.join(PATIENCE)
     assert not raised, raised
     assert not any(thread.is_alive() for thread in threads), "a thread hangs"
 
@@ -166,7 +166,7 @@ def hold():
 threading.Thread(target=hold).start()
 held.wait()
 if (child := os.fork()) == 0:
-    signal.alarm(10)
+    signal.alarm(100)
     queue.receive()
     queue.publish(b"1")
     assert queue.receive(5) == b"1"
@@ -180,5 +180,5 @@ assert os.waitpid(child, 0)[1] == 0
 def test_a_fork_while_a_thread_is_within_kombu():
     """Locks that belong to no link, lapse's and kombu's own, are free again in a child."""
     pytest.importorskip("kombu")
-    done = run_python(FORK, timeout=20)
+    done = run_python(FORK)
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ from lapse.invalidation import Invalidation, OptimizedInvalidation
 from lapse.invalidation.alerts import Alert, Alerts
 from lapse.invalidation.receiver import Receiver
 from lapse.invalidation.source import Batch, Resync, SourceCounts
-from support import no_thread, no_thread_to_be_had, wait_until
+from support import PATIENCE, no_thread, no_thread_to_be_had, wait_until
 
 HOUR = 3600.0
 
@@ -111,7 +111,7 @@ def settled(receiver: Receiver) -> Any:
     """What was done to the cache, when all that was fed so far is dealt with."""
     done = threading.Event()
     receiver.source.waiting.put(Batch(commit=done.set))
-    assert done.wait(10)
+    assert done.wait(PATIENCE)
     return receiver.queue.cache.done
 
 
@@ -224,7 +224,7 @@ def test_a_native_cache_is_emptied(receive):
     cache["a"] = 1
     done = threading.Event()
     receive(Feed(Resync("gap"), Batch(commit=done.set)), cache)
-    assert done.wait(10)
+    assert done.wait(PATIENCE)
     assert len(cache) == 0
 
 
@@ -234,7 +234,7 @@ def test_a_native_cache_is_softened(receive):
     cache["a"] = 1
     done = threading.Event()
     receive(Feed(Resync("gap"), Batch(commit=done.set)), cache, on_resync="soft")
-    assert done.wait(10)
+    assert done.wait(PATIENCE)
     assert "a" not in cache
     assert cache.get_or_load("a", lambda key: 1 / 0) == 1
 

@@ -16,7 +16,7 @@ from lapse.invalidation.source import Batch
 from lapse.loading.sources import MappingSource
 from lapse.loading.write_through import WriteThroughInvalidation
 from lapse.scenarios.base import _Events
-from support import Dying, Key, check
+from support import PATIENCE, Dying, Key, check
 from test_hash_table import CALLS
 
 
@@ -359,5 +359,5 @@ def test_a_finalizer_in_the_midst_of_counting(name):
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert done == [True]

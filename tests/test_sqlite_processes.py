@@ -20,7 +20,7 @@ from lapse import forks
 from lapse.sources.database import DatabaseChangeInvalidation
 from lapse.sources.sqlite import SQLiteChanges
 from sqlite_support import JOURNALS, changes_of, make_file, read_now
-from support import in_child, run_python, wait_until
+from support import PATIENCE, in_child, run_python, wait_until
 
 USERS = "CREATE TABLE users (id INTEGER PRIMARY KEY, name UNIQUE)"
 WRITER = """
@@ -302,7 +302,7 @@ def test_a_fork_waits_for_a_look(path):
 
     thread = threading.Thread(target=look)
     thread.start()
-    assert looking.wait(10)
+    assert looking.wait(PATIENCE)
     assert in_child(work) == 0
     thread.join()
     assert not source._lock._is_owned()
@@ -323,7 +323,7 @@ def test_a_fork_does_not_wait_for_ever(source, monkeypatch):
 
     thread = threading.Thread(target=look)
     thread.start()
-    assert looking.wait(10)
+    assert looking.wait(PATIENCE)
     status = in_child(source.close)
     looked_on = thread.is_alive()
     go_on.set()

@@ -13,7 +13,7 @@ import pytest
 import lapse
 from lapse.flight_refresh import MOST_WORKERS
 from loads import Call, Counting, Held, HeldTask, entered, everything_lands, run, start
-from support import check, wait_until
+from support import PATIENCE, check, wait_until
 
 landed = pytest.fixture(autouse=True)(everything_lands)
 
@@ -112,7 +112,7 @@ def test_others_are_served(aged):
     """While one caller reloads, all others get the old value at once."""
     load = Held()
     leader = Call(aged.get_or_load, "k", load)
-    assert load.entered.wait(20)
+    assert load.entered.wait(PATIENCE)
     assert [aged.get_or_load("k", Failing()) for _ in range(3)] == ["old"] * 3
     load.go.set()
     assert leader.result() == ("k", 1)
@@ -124,7 +124,7 @@ def test_in_the_background(aged, where):
     """With a refresh in the background the first caller is served, too."""
     load = Held()
     assert aged.get_or_load("k", load, refresh=where) == "old"
-    assert load.entered.wait(20)
+    assert load.entered.wait(PATIENCE)
     assert aged.get_or_load("k", Failing(), refresh=where) == "old"
     load.go.set()
     assert wait_until(lambda: aged.get("k") == ("k", 1))
@@ -138,7 +138,7 @@ def test_background_workers_are_few(make, clock):
     clock.advance(11)
     load = Held()
     assert [cache.get_or_load(key, load) for key in keys] == ["old"] * len(keys)
-    assert load.entered.wait(20)
+    assert load.entered.wait(PATIENCE)
     names = [thread.name for thread in threading.enumerate()]
     assert 1 <= names.count("lapse-refresh") <= MOST_WORKERS
     load.go.set()
@@ -168,7 +168,7 @@ def test_load_many_reloads_and_is_served(aged):
     """A batch reloads its stale keys; those that somebody reloads already come as they were."""
     load = Held()
     leader = Call(aged.get_or_load, "k", load)
-    assert load.entered.wait(20)
+    assert load.entered.wait(PATIENCE)
     assert aged.load_many(["k", "m"], _ones) == {"k": "old", "m": 1}
     load.go.set()
     leader.result()
@@ -219,7 +219,7 @@ def test_never_after_an_invalidation(make, clock, invalidate):
     clock.advance(11)
     load = Held(ValueError("the origin is down"))
     leader = Call(cache.get_or_load, "k", load, tags=["t"])
-    assert load.entered.wait(20)
+    assert load.entered.wait(PATIENCE)
     invalidate(cache)
     assert cache.get_or_load("k", lambda key: "new") == "new"
     cache.delete("k")
@@ -325,7 +325,7 @@ def test_cached_functions_are_served(make, clock):
     assert double(3) == "old"
     clock.advance(11)
     leader = Call(double, 3)
-    assert gate.entered.wait(20)
+    assert gate.entered.wait(PATIENCE)
     assert double(3) == "old"
     gate.go.set()
     assert leader.result() == (3, 1)

@@ -11,6 +11,7 @@ pytest.importorskip("flask", reason="the extra `web` is not installed")
 
 import lapse
 from lapse.web.webhook import WebhookInvalidation
+from support import PATIENCE
 from web_support import SECRET, Sender, hooked
 
 OTHER = "whsec_" + "A" * 32
@@ -95,7 +96,7 @@ def test_what_may_yet_fail_is_no_replay(clock):
             if self.entered.is_set():
                 return True
             self.entered.set()
-            self.go.wait(10)
+            self.go.wait(PATIENCE)
             raise OSError("the store is gone")
 
         def delete_pattern(self, pattern: str) -> int:
@@ -108,7 +109,7 @@ def test_what_may_yet_fail_is_no_replay(clock):
         target=lambda: first.append(sender.post(message, webhook_id="msg_1")[0])
     )
     thread.start()
-    assert slow.entered.wait(10)
+    assert slow.entered.wait(PATIENCE)
     assert sender.post(message, webhook_id="msg_1")[0] == 503
     slow.go.set()
     thread.join()

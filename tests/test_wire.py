@@ -362,7 +362,7 @@ class TestMeter:
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
     def test_fork(self):
         """A child counts, although a thread that it does not have held the lock at the fork."""
-        done = run_python(FORK, timeout=30)
+        done = run_python(FORK)
         assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
 
 
