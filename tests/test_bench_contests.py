@@ -18,6 +18,7 @@ from lapse.bench.contest import Contest, Trial, compete
 from lapse.bench.engine import Plan
 from lapse.bench.patterns import Remove, Tables
 from lapse.bench.reference import ReferenceCache, ReferenceQueue
+from support import wait_until
 
 TINY = Plan(rounds=2, operations=40, small=10, large=100)
 SMALL = Plan(rounds=2, operations=40, small=10, large=100_000)
@@ -103,7 +104,9 @@ def test_contest_measures_its_entrants(contest: Contest):
     assert tuple(series.contender for series in table.series) == contest.entrants
     assert all(len(series.values) == 2 for series in table.series)
     assert all(time > 0 for series in table.series for time in series.values)
-    assert not [t for t in threading.enumerate() if t.name.startswith("lapse-invalidation")]
+    assert wait_until(
+        lambda: not any(t.name.startswith("lapse-invalidation") for t in threading.enumerate())
+    )
 
 
 def test_only_takes_several_words(capsys: pytest.CaptureFixture[str]):

@@ -23,13 +23,13 @@ from lapse.distributed.inbox import Inbox
 from lapse.distributed.local import LocalBroadcaster
 from lapse.distributed.memory import MemoryBroadcaster
 from lapse.invalidation import Invalidation
-from support import run_python, wait_until
+from support import SOON, run_python, wait_until
 
 needs_sockets = pytest.mark.skipif(
     not (hasattr(socket, "AF_UNIX") and hasattr(os, "fork")), reason="no Unix sockets or no fork"
 )
 ITEMS = [Invalidation("key", "a"), Invalidation("key", "b")]
-WAIT = 20.0
+WAIT = 60.0
 
 
 def full_cache() -> TTLCache[Any, Any]:
@@ -47,7 +47,7 @@ class Slow:
         self.deleted: list[Any] = []
 
     def delete(self, key: Any) -> bool:
-        assert self.go.wait(WAIT)
+        assert self.go.wait(2 * WAIT)
         self.deleted.append(key)
         return True
 
@@ -408,10 +408,10 @@ def test_who_does_not_answer_in_time(bus, connect):
     """TimeoutError says how many have not confirmed; what the others have applied stays so."""
     slow = Slow()
     first, second, third = connect(bus), connect(bus), connect(bus, slow)
-    with pytest.raises(TimeoutError, match=r"1 of 2 members have not confirmed within 0\.2 s"):
+    with pytest.raises(TimeoutError, match=r"[12] of 2 members have not confirmed within 0\.2 s"):
         first.broadcast_invalidation("key", key="a", wait=True, timeout=0.2)
     assert "a" not in first.cache
-    assert "a" not in second.cache
+    assert wait_until(lambda: "a" not in second.cache)
     slow.go.set()
     first.broadcast_invalidation("key", key="b", wait=True, timeout=WAIT)
     assert slow.deleted == ["a", "b"]
@@ -538,15 +538,15 @@ def test_many_that_wait_for_each_other(bus, connect):
 
 
 def test_a_broadcaster_as_the_reference_has_it(connect):
-    """receive() without arguments, which waits: all arrives, and closing takes no second."""
+    """receive() without arguments, which waits: all arrives, and closing takes no time."""
     others: list[Plain] = []
     first, second = connect(Plain(others)), connect(Plain(others))
     first.broadcast_invalidation("key", key="a")
     assert wait_until(lambda: "a" not in second.cache)
-    assert wait_until(lambda: first.stats().echoes == 1)
+    assert wait_until(lambda: first.stats().echoes >= 1)
     began = time.monotonic()
     second.close()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < SOON
     assert all(message["type"] == "invalidation" for message in drained(others))
 
 
@@ -612,9 +612,10 @@ def test_members_that_are_known_by_their_heartbeats(connect, monkeypatch):
     slow = Slow()
     first, second = (connect(Plain(others), heartbeat=0.02) for _ in range(2))
     third = connect(Plain(others), slow, heartbeat=0.02)
-    with pytest.raises(TimeoutError, match="1 of 2 members"):
+    assert wait_until(lambda: len(first.members()) == 2)
+    with pytest.raises(TimeoutError, match=r"[12] of 2 members"):
         first.broadcast_invalidation("key", key="a", wait=True, timeout=0.3)
-    assert "a" not in second.cache
+    assert wait_until(lambda: "a" not in second.cache)
     slow.go.set()
     first.broadcast_invalidation("key", key="b", wait=True, timeout=WAIT)
     assert slow.deleted == ["a", "b"]
@@ -636,7 +637,7 @@ def test_who_has_just_come_waits_for_those_who_were_there(connect, monkeypatch):
     monkeypatch.setattr(broadcast, "WINDOW", 1000)
     others: list[Plain] = []
     there = connect(Plain(others), Slow(), heartbeat=0.1)
-    assert wait_until(lambda: there.stats().echoes == 1)
+    assert wait_until(lambda: there.stats().echoes >= 1)
     news = connect(Plain(others), heartbeat=0.1)
     with pytest.raises(TimeoutError, match="1 of 1"):
         news.broadcast_invalidation("key", key="a", wait=True, timeout=0.5)
@@ -658,7 +659,7 @@ def test_closing(bus, connect):
     first, second = connect(bus), connect(bus)
     began = time.monotonic()
     second.close()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < SOON
     assert first.members() == frozenset()
     with pytest.raises(RuntimeError, match="closed"):
         second.broadcast_invalidation("key", key="a")

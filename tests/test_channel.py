@@ -19,7 +19,7 @@ from lapse.invalidation.source import Batch, MessagesLost, Source
 from lapse.invalidation.wire import encode
 from support import PATIENCE
 
-WAIT = 10.0  # seconds that another thread has for anything
+WAIT = 60.0  # seconds that another thread has for anything
 ITEMS = [Invalidation("key", "a"), Invalidation("table", "t"), Invalidation("all")]
 
 

@@ -152,7 +152,7 @@ def test_who_waits_goes_on(make, fails):
 
     def wait(cache: Any) -> None:
         try:
-            got.append(cache.get_or_load("k", lambda _: "own", timeout=10))
+            got.append(cache.get_or_load("k", lambda _: "own", timeout=PATIENCE))
         except (MemoryError, OSError) as error:
             got.append(error)
 

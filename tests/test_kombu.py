@@ -22,7 +22,7 @@ from lapse.invalidation.message import MessageError
 from lapse.invalidation.source import MessagesLost
 from servers import rabbitmq
 from servers.proxy import Proxy, certificate
-from support import PATIENCE, run_python, wait_until
+from support import PATIENCE, SOON, run_python, wait_until
 
 kombu = pytest.importorskip("kombu", reason="nothing to talk to a broker with: kombu is missing")
 
@@ -367,7 +367,7 @@ def test_the_broadcaster_is_the_same_link(broker: Broker, make: Make) -> None:
 
 
 def test_close_ends_a_receive(broker: Broker, make: Make) -> None:
-    """A receive() that waits for a minute returns None within a second of close()."""
+    """A receive() that waits for a minute returns None at close()."""
     queue = make(broker)
     heard: list[Any] = []
     thread = threading.Thread(target=lambda: heard.append(queue.receive(60)))
@@ -376,7 +376,7 @@ def test_close_ends_a_receive(broker: Broker, make: Make) -> None:
     begin = time.monotonic()
     queue.close()
     thread.join(PATIENCE)
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < SOON
     assert heard == [None]
     queue.close()
     for use in (queue.receive, lambda: queue.publish(b"x")):
@@ -446,7 +446,7 @@ def refusals(queue: KombuQueue) -> None:
         begin = time.monotonic()
         with pytest.raises(Exception, match=r"."):
             call()
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 25
         assert queue._consumer is queue._producer is None  # no link is used again that has failed
 
 
@@ -503,7 +503,7 @@ def test_subscribed_before_it_returns(broker: Broker, make: Make) -> None:
 
 def test_a_broker_that_does_not_answer_counts_as_dead(make: Make, valkey: Broker) -> None:
     """A stopped server holds up a publish for `timeout` seconds, and no close()."""
-    queue = make(valkey, timeout=0.3)
+    queue = make(valkey, timeout=2)
     queue.publish(b"x")
     pid = valkey.server.pid
     os.kill(pid, signal.SIGSTOP)
@@ -511,10 +511,10 @@ def test_a_broker_that_does_not_answer_counts_as_dead(make: Make, valkey: Broker
         begin = time.monotonic()
         with pytest.raises(Exception, match=r"."):
             queue.publish(b"y")
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < SOON
         begin = time.monotonic()
         queue.close()
-        assert time.monotonic() - begin < 1
+        assert time.monotonic() - begin < SOON
     finally:
         os.kill(pid, signal.SIGCONT)
 
@@ -581,7 +581,7 @@ def test_close_does_not_wait_for_a_connection_that_is_not_made(scheme: str) -> N
         assert wait_until(queue._receiving.locked)
         begin = time.monotonic()
         queue.close()
-        assert time.monotonic() - begin < 1
+        assert time.monotonic() - begin < SOON
         thread.join(PATIENCE)
         assert met
 

@@ -21,7 +21,7 @@ from lapse.invalidation.envelope import parse_bytes
 from lapse.invalidation.source import MessagesLost
 from lapse.sources.memory import MemoryQueue
 from lapse.sources.message_queue import MessageQueueInvalidation
-from support import PATIENCE, in_child, in_child_of_another_thread, run_python, wait_until
+from support import PATIENCE, SOON, in_child, in_child_of_another_thread, run_python, wait_until
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
@@ -234,7 +234,7 @@ def test_own_messages_are_handed_on(connect):
 
 
 def test_start_and_close(connect):
-    """The thread starts at once or when asked, and ends within a second of close()."""
+    """The thread starts at once or when asked, and ends with close()."""
     queue = Foreign()
     held = connect(queue, start=False, name="held")
     assert "held" in repr(held)
@@ -245,8 +245,8 @@ def test_start_and_close(connect):
     (thread,) = [each for each in threading.enumerate() if each.name == "lapse-held"]
     with held:
         began = time.monotonic()
-    assert time.monotonic() - began < 1
-    assert not thread.is_alive()
+    assert time.monotonic() - began < SOON
+    assert wait_until(lambda: not thread.is_alive())
     held.close()
     assert "closed" in repr(held)
     with pytest.raises(RuntimeError):

@@ -19,6 +19,7 @@ from lapse.loading.sources import MappingSource
 from support import (
     FREE_THREADED,
     KINDS,
+    SOON,
     Dying,
     check,
     in_child,
@@ -157,7 +158,7 @@ def test_exit_while_sweeping():
     ended = time.monotonic()
     assert (child.returncode, child.stderr) == (0, "")
     if sys.platform == "linux":  # where monotonic time is the same in both processes
-        assert ended - float(child.stdout) < 2
+        assert ended - float(child.stdout) < SOON
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 
 from lapse.flight_board import board
 from lapse.invalidation import OptimizedInvalidation
-from support import FREE_THREADED, KINDS, check, run_python
+from support import FREE_THREADED, KINDS, PATIENCE, check, run_python
 from test_process import in_child, needs_fork
 
 LONG = 20 if os.environ.get("LAPSE_LONG") == "1" else 1
@@ -24,7 +24,9 @@ LONG = 20 if os.environ.get("LAPSE_LONG") == "1" else 1
 LOADED = """
 import lapse, sys, threading, time
 from lapse.invalidation import OptimizedInvalidation
+from lapse.invalidation import queue as queues
 
+queues.EXIT_WAIT = 30  # seconds; what a thread applies may take its time
 cache = lapse.TTLCache(0.01, cleanup_interval=0.001, stale_ttl=1)
 bounded = lapse.SlidingTTLCache(1, maxsize=50, listener=lambda *event: None)
 queue = OptimizedInvalidation(cache, batch_size=3, batch_timeout=0.001)
@@ -93,7 +95,7 @@ def test_exit_under_load(works, end):
         ended = time.monotonic()
         assert (child.returncode, child.stderr) == (0, "")
         if sys.platform == "linux":  # where monotonic time is the same in both processes
-            assert ended - float(child.stdout) < 10
+            assert ended - float(child.stdout) < 60
 
 
 # --- Forks ---
@@ -135,8 +137,8 @@ def test_fork_under_load(kind):
 
     def in_the_child() -> None:
         queue.flush()
-        assert cache.get_or_load("slow", lambda key: "child", timeout=10) in ("child", None)
-        assert cache.get_or_load("k:1", lambda key: [key], timeout=10) == ["k:1"]
+        assert cache.get_or_load("slow", lambda key: "child", timeout=PATIENCE) in ("child", None)
+        assert cache.get_or_load("k:1", lambda key: [key], timeout=PATIENCE) == ["k:1"]
         queue.invalidate_key("k:1")
         queue.flush()
         assert "k:1" not in cache

@@ -18,7 +18,7 @@ from lapse.invalidation import Invalidation, OptimizedInvalidation
 from lapse.invalidation.alerts import Alert, Alerts
 from lapse.invalidation.receiver import Receiver
 from lapse.invalidation.source import Batch, Resync, SourceCounts
-from support import PATIENCE, no_thread, no_thread_to_be_had, wait_until
+from support import PATIENCE, SOON, no_thread, no_thread_to_be_had, wait_until
 
 HOUR = 3600.0
 
@@ -426,7 +426,7 @@ def test_a_thread_is_had_later(monkeypatch):
 
 
 def test_one_thread(receive):
-    """It is named, a daemon, started once, and ends within a second of close()."""
+    """It is named, a daemon, started once, and ends with close()."""
     receiver = receive(Feed(), name="one")
     receiver.start()
     (thread,) = threads_of("one")
@@ -435,8 +435,8 @@ def test_one_thread(receive):
     began = time.monotonic()
     receiver.close()
     receiver.close()
-    assert time.monotonic() - began < 1
-    assert not thread.is_alive()
+    assert time.monotonic() - began < SOON
+    assert wait_until(lambda: not thread.is_alive())
     assert receiver.source.closed
     with pytest.raises(RuntimeError, match="closed"):
         receiver.start()
@@ -471,7 +471,7 @@ def test_close_does_not_wait_for_a_source_that_hangs(receive):
     receiver = receive(Hanging(), name="hanging")
     began = time.monotonic()
     receiver.close()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < SOON
     go_on.set()
     assert wait_until(lambda: not threads_of("hanging"))
     assert receiver.queue.cache.done == []

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lapse.web import SignatureError, Signatures, sign
+from support import SOON
 from web_support import SECRET
 
 VECTOR = {
@@ -176,7 +177,7 @@ def test_signing():
     """A new id each time, the time of now, and ids that cannot be sent are refused."""
     one, other = sign(SECRET, "body"), sign(SECRET, "body")
     assert one["webhook-id"] != other["webhook-id"]
-    assert abs(int(one["webhook-timestamp"]) - time.time()) < 5
+    assert abs(int(one["webhook-timestamp"]) - time.time()) < SOON
     assert Signatures([SECRET]).verify(one, b"body") == one["webhook-id"]
     for id in ("", "a.b", "a b", "x" * 257, "a\r\nb"):
         with pytest.raises(ValueError, match="id"):
