@@ -36,7 +36,7 @@ def http_interface(name: str) -> None:
 
 def answers(port: int) -> bool:
     """Is there a server?"""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
         connection.request("GET", "/nowhere")
         return connection.getresponse().status == 404

@@ -137,7 +137,7 @@ def bus(request: pytest.FixtureRequest, directory: str) -> Iterator[Any]:
     if request.param == "memory":
         made: Any = MemoryBroadcaster()
     else:
-        made = LocalBroadcaster("bus", directory=directory)
+        made = LocalBroadcaster("bus", directory=directory, patience=WAIT)
     yield made
     made.close()
 
@@ -169,7 +169,7 @@ def test_a_batch(bus, connect):
     first, second = connect(bus), connect(bus)
     keys = [b"bytes", ("cart", 7), 7, None, True, 0.5]
     second.cache.set_many(dict.fromkeys(keys, 1))
-    first.broadcast([Invalidation("key", key) for key in keys], wait=True)
+    first.broadcast([Invalidation("key", key) for key in keys], wait=True, timeout=WAIT)
     assert not set(second.cache) & set(keys)
 
 
@@ -193,8 +193,8 @@ def test_keys_that_json_does_not_have(bus, connect):
     """broadcast_invalidation() takes bytes and tuples, too."""
     first, second = connect(bus), connect(bus)
     second.cache[("cart", 7)] = second.cache[b"raw"] = 1
-    first.broadcast_invalidation("key", key=("cart", 7), wait=True)
-    first.broadcast_invalidation("key", key=b"raw", wait=True)
+    first.broadcast_invalidation("key", key=("cart", 7), wait=True, timeout=WAIT)
+    first.broadcast_invalidation("key", key=b"raw", wait=True, timeout=WAIT)
     assert not set(second.cache) & {("cart", 7), b"raw"}
 
 
@@ -228,7 +228,7 @@ def test_no_echo(connect):
     news = connect(bus)
     news.broadcast_invalidation("key", key="a")
     news.cache["a"] = 2
-    assert wait_until(lambda: news.stats().echoes == 1)
+    assert wait_until(lambda: news.stats().echoes >= 1)
     news.queue.flush()
     assert news.cache["a"] == 2
 
@@ -236,8 +236,8 @@ def test_no_echo(connect):
 def test_no_loop(bus, connect):
     """What comes from the bus is applied and not sent on, however many listen."""
     members = [connect(bus) for _ in range(4)]
-    members[0].broadcast_invalidation("key", key="a", wait=True)
-    members[0].broadcast(ITEMS, wait=True)
+    members[0].broadcast_invalidation("key", key="a", wait=True, timeout=WAIT)
+    members[0].broadcast(ITEMS, wait=True, timeout=WAIT)
     assert [each.stats().published > 0 for each in members] == [True, False, False, False]
     assert [each.stats().received for each in members[1:]] == [3, 3, 3]
 
@@ -285,15 +285,15 @@ def test_a_gap_is_one_resync(connect):
     bus = MemoryBroadcaster()
     first, end = connect(bus, heartbeat=None), FaultyEnd(bus)
     second = connect(end, heartbeat=None)
+    end.loses = lambda way, message: message.get("key") in (2, 3)
     for number in range(6):
-        end.loses = lambda way, message, number=number: number in (2, 3)
         first.broadcast_invalidation("key", key=number)
         assert wait_until(lambda number=number: len(end.end) == 0)
         second.receiver.queue.flush()
     assert wait_until(lambda: second.stats().messages == 4)
     assert wait_until(lambda: second.stats().resyncs == {"gap": 1})
     assert second.stats().gaps == 1
-    assert second.alerts.told == {"gap": 1, "resync": 1}
+    assert wait_until(lambda: second.alerts.told == {"gap": 1, "resync": 1})
     assert len(second.cache) == 0
 
 
@@ -497,18 +497,18 @@ def test_where_waiting_makes_no_sense(connect):
 
     def wait_for_myself(batch: Any) -> None:
         with pytest.raises(RuntimeError, match="callback"):
-            second.broadcast_invalidation("key", key="b", wait=True)
+            second.broadcast_invalidation("key", key="b", wait=True, timeout=WAIT)
         found.append(len(second.cache))
 
     held.close()
     second = connect(bus, listener=wait_for_myself)
-    first.broadcast_invalidation("key", key="a", wait=True)
+    first.broadcast_invalidation("key", key="a", wait=True, timeout=WAIT)
     assert wait_until(lambda: found == [5])
     with pytest.raises(RuntimeError, match="does not receive"):
-        connect(bus, start=False).broadcast(ITEMS, wait=True)
+        connect(bus, start=False).broadcast(ITEMS, wait=True, timeout=WAIT)
     plain = connect(Plain([]))
     with pytest.raises(ValueError, match="heartbeat="):
-        plain.broadcast(ITEMS, wait=True)
+        plain.broadcast(ITEMS, wait=True, timeout=WAIT)
     assert len(plain.cache) == 6
 
 
@@ -635,6 +635,15 @@ def test_a_member_that_is_not_heard_of_any_more(connect):
 def test_who_has_just_come_waits_for_those_who_were_there(connect, monkeypatch):
     """A member that has not heard of anybody yet listens first, for one and a half heartbeats."""
     monkeypatch.setattr(broadcast, "WINDOW", 1000)
+
+    class Time:  # a pause lasts until the other one was heard of
+        time, monotonic = time.time, time.monotonic
+
+        @staticmethod
+        def sleep(seconds: float) -> None:
+            assert wait_until(news.members)
+
+    monkeypatch.setattr(broadcast, "time", Time)
     others: list[Plain] = []
     there = connect(Plain(others), Slow(), heartbeat=0.1)
     assert wait_until(lambda: there.stats().echoes >= 1)
@@ -663,7 +672,7 @@ def test_closing(bus, connect):
     assert first.members() == frozenset()
     with pytest.raises(RuntimeError, match="closed"):
         second.broadcast_invalidation("key", key="a")
-    first.broadcast_invalidation("key", key="a", wait=True)
+    first.broadcast_invalidation("key", key="a", wait=True, timeout=WAIT)
     assert "a" in second.cache
     assert not bus.closed
     assert repr(second) == "BroadcastInvalidation('broadcast', closed)"
@@ -688,7 +697,7 @@ from lapse.distributed.broadcast import BroadcastInvalidation
 from lapse.distributed.local import LocalBroadcaster
 bus = LocalBroadcaster("bus", directory={directory!r})
 news = [BroadcastInvalidation(TTLCache(60), bus) for _ in range(3)]
-news[0].broadcast_invalidation("key", key="a", wait=True)
+news[0].broadcast_invalidation("key", key="a", wait=True, timeout={WAIT})
 """
     ended = run_python(code)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
@@ -709,7 +718,7 @@ def test_a_forked_child_is_another_member(directory, connect):
         child = os.fork()
         if child == 0:
             code = 1
-            signal.alarm(60)
+            signal.alarm(100)
             try:
                 code = 14
                 if first._confirmations.missing(parents, 0) == parents:

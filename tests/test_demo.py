@@ -29,6 +29,7 @@ from lapse.demo.origin import Origin
 from lapse.demo.popularity import Popularity, zipf
 from lapse.demo.view import LiveView, PlainView
 from lapse.invalidation.targets import NativeTarget, Outcome
+from support import PATIENCE
 
 LAPSE = [sys.executable, "-m", "lapse.cli"]
 NEVER = 1e9  # seconds: what a stalled machine does is no violation
@@ -47,6 +48,12 @@ def run(tmp_path, world="ecommerce", **options):
     file = tmp_path / "figures.json"
     status = demo.run(world, json_path=file, **{**SHORT, **options})
     return status, *json.loads(file.read_text(encoding="utf-8"))["results"]
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """The last change may take its time."""
+    monkeypatch.setattr(side, "SETTLE", PATIENCE)
 
 
 class TestRun:

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from lapse import TTLCache
+from lapse.distributed import broadcast
 from lapse.distributed.broadcast import BroadcastInvalidation
 from lapse.distributed.kombu import KombuBroadcaster
 from lapse.invalidation import Invalidation
 from lapse.invalidation.wire import AUTO_ABOVE
 from lapse.sources.kombu import KombuQueue
 from lapse.sources.message_queue import MessageQueueInvalidation
-from support import run_python, wait_until
+from support import PATIENCE, run_python, wait_until
 
 kombu = pytest.importorskip("kombu", reason="nothing to talk to a broker with: kombu is missing")
 
@@ -40,7 +41,7 @@ def queue(request: pytest.FixtureRequest) -> Iterator[KombuQueue]:
     """A queue within the process, then one over a real server."""
     memory = request.param == "memory"
     url = "memory://" if memory else request.getfixturevalue("valkey").url
-    with KombuQueue(url, name=request.node.originalname) as queue:
+    with KombuQueue(url, name=request.node.originalname, timeout=30) as queue:
         yield queue
 
 
@@ -61,7 +62,7 @@ def make() -> Iterator[Make]:
 
 def gone(*invalidators: MessageQueueInvalidation, key: Any = "k") -> bool:
     """Whether the key leaves all of these caches."""
-    return wait_until(lambda: not any(key in each.cache for each in invalidators), 15)
+    return wait_until(lambda: not any(key in each.cache for each in invalidators))
 
 
 # --- Without faults ---
@@ -121,7 +122,7 @@ from lapse import TTLCache
 from lapse.sources.kombu import KombuQueue
 from lapse.sources.message_queue import MessageQueueInvalidation
 
-queue = KombuQueue(URL, name="processes")
+queue = KombuQueue(URL, name="processes", timeout=30)
 invalidators = [MessageQueueInvalidation(TTLCache(None), queue) for _ in range(3)]
 def wait(condition):
     end = time.monotonic() + 30
@@ -140,7 +141,7 @@ for each in invalidators:
 
 def test_caches_in_several_processes(valkey: Any, make: Make) -> None:
     """Nine caches in three processes lose a key that a fourth invalidates, and it hears them."""
-    publisher = make(KombuQueue(valkey.url, name="processes"))
+    publisher = make(KombuQueue(valkey.url, name="processes", timeout=30))
     publisher.publish_invalidation("invalidate_key", key="k")
     ready, results = threading.Semaphore(0), {}
 
@@ -165,23 +166,21 @@ def test_caches_in_several_processes(valkey: Any, make: Make) -> None:
 # --- The bus ---
 
 
-def test_a_bus_over_a_broker(queue: KombuQueue) -> None:
+def test_a_bus_over_a_broker(queue: KombuQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     """Caches on a KombuBroadcaster hear each other, and one who waits returns when all are true."""
+    monkeypatch.setattr(broadcast, "WINDOW", 1000)
     url = queue._settings._url
+    ends = [KombuBroadcaster(url, name=queue.name, timeout=30) for _ in range(3)]
     with contextlib.ExitStack() as stack:
         bus = [
-            stack.enter_context(
-                BroadcastInvalidation(
-                    TTLCache(None), KombuBroadcaster(url, name=queue.name), heartbeat=0.2
-                )
-            )
-            for _ in range(3)
+            stack.enter_context(BroadcastInvalidation(TTLCache(None), end, heartbeat=0.2))
+            for end in ends
         ]
         assert wait_until(lambda: all(len(each.members()) == 2 for each in bus))
         for n in range(10):
             for each in bus:
                 each.cache["k"] = n
-            bus[n % 3].broadcast_invalidation("key", key="k", wait=True)
+            bus[n % 3].broadcast_invalidation("key", key="k", wait=True, timeout=PATIENCE)
             assert not any("k" in each.cache for each in bus)
         assert not any(each.stats().gaps for each in bus)
 

@@ -145,7 +145,7 @@ def in_child(work: Callable[[], Any]) -> int:
     child = os.fork()
     if child == 0:
         code = 1
-        signal.alarm(60)
+        signal.alarm(100)
         try:
             code = 0 if work() is True else 2
         finally:
@@ -162,7 +162,7 @@ def exit_code(child: int) -> int:
 
 def test_every_other_process_gets_every_message(join, spawn):
     """Each member gets what the others send, in the order of each sender, and not its own."""
-    here, others = join(), [spawn(), spawn(), spawn()]
+    here, others = join(patience=WAIT), [spawn(), spawn(), spawn()]
     assert here.members() == {each.identity for each in others}
     for number in range(20):
         here.broadcast({"number": number})
@@ -308,15 +308,16 @@ def test_an_inbox_that_overflows_says_so(join):
 
 def test_a_stopped_member_holds_up_nobody_for_long(join, spawn):
     """Senders wait for it once, and not beyond their patience; the others get everything."""
-    here, stopped, other = join(patience=0.3), spawn(), spawn()
+    here, stopped, other = join(patience=1.0), spawn(), spawn()
     stopped.signal(signal.SIGSTOP)
-    began = time.monotonic()
+    took = 0.0
     for number in range(50):
+        began = time.monotonic()
         here.broadcast({"number": number})
-    took = time.monotonic() - began
-    assert 0.3 <= took < 6
+        took += time.monotonic() - began
+        assert other.receives({"number": number})
+    assert 1.0 <= took < SOON  # to wait each time would take longer
     assert 30 <= here.stats().lost < 50
-    assert other.receives(*({"number": number} for number in range(50)))
     stopped.signal(signal.SIGCONT)
     count = 50 - here.stats().lost
     assert stopped.receives(*({"number": number} for number in range(count)))
@@ -529,7 +530,7 @@ def test_a_socket_that_fails(join, caplog):
     assert here.identity != before
     other.broadcast({"number": 2})
     assert here.receive(WAIT) == {"number": 2}
-    assert "failed" in caplog.text
+    assert wait_until(lambda: "failed" in caplog.text)
 
 
 def fails(endpoint: Any, error: Exception) -> None:

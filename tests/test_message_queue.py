@@ -87,7 +87,7 @@ def test_each_type_reaches_every_cache(connect, name, fields, gone):
     for other in (second, third):
         assert wait_until(lambda cache=other.cache: set(cache) == left)
         assert other.stats().resyncs == {}
-    assert wait_until(lambda: first.stats().echoes == 1)
+    assert wait_until(lambda: first.stats().echoes >= 1)
     assert first.stats().received == 0
 
 
@@ -385,8 +385,8 @@ def test_the_loss_of_the_last_message_is_noticed(connect):
 
     box._put = drop
     first.publish_invalidation("invalidate_key", key="user:1")
-    assert wait_until(lambda: len(second.cache) == 0)
-    assert second.stats().resyncs == {"gap": 1}
+    assert wait_until(lambda: second.stats().resyncs == {"gap": 1})
+    assert len(second.cache) == 0
 
 
 # --- Fork, exit ---

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from lapse.loading.sources import MappingSource, SQLiteSource
+from support import PATIENCE
 
 
 @pytest.fixture(params=["mapping", "sqlite"])
@@ -19,7 +20,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Any) -> Any:
     """An empty source of either kind."""
     if request.param == "mapping":
         return MappingSource()
-    return SQLiteSource(tmp_path / "data.db")
+    return SQLiteSource(tmp_path / "data.db", timeout=PATIENCE)
 
 
 class TestEverySource:

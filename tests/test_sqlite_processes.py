@@ -25,14 +25,14 @@ from support import PATIENCE, SOON, in_child, run_python, wait_until
 USERS = "CREATE TABLE users (id INTEGER PRIMARY KEY, name UNIQUE)"
 WRITER = """
 import sqlite3, sys
-db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
+db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
 first, count = map(int, sys.argv[2:])
 for n in range(first, first + count):
     db.execute("INSERT INTO users VALUES (?, ?)", (n, str(n)))
 """
 KILLED = """
 import sqlite3, sys, time
-db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
+db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
 db.execute("INSERT INTO users VALUES (1, 'committed')")
 db.execute("PRAGMA cache_size = 5")
 db.execute("BEGIN IMMEDIATE")
@@ -110,7 +110,7 @@ def test_a_writer_that_is_killed(path, source):
     writer.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
     writer.wait()
     writer.stdout.close()
-    db = sqlite3.connect(path, isolation_level=None)
+    db = sqlite3.connect(path, isolation_level=None, timeout=60)
     db.execute("INSERT INTO users VALUES (5000, 'next')")
     assert [change["key"] for change in changes_of(read_now(source))] == [1, 5000]
     db.close()
@@ -165,7 +165,7 @@ def test_a_connection_that_wakes(path):
 def test_wake(path):
     """wake() makes it look at once."""
     source = SQLiteChanges(path, ["users"], poll=30.0, idle_poll=30.0)
-    db = sqlite3.connect(path, isolation_level=None)
+    db = sqlite3.connect(path, isolation_level=None, timeout=60)
     with Following(source) as following:
         assert wait_until(lambda: source.stats().looks > 0)
         db.execute("INSERT INTO users VALUES (1, 'a')")
@@ -178,7 +178,7 @@ def test_catch_up(path):
     """catch_up() waits until what was committed is in force, and says whether it is."""
     cache = lapse.TTLCache(None, cleanup_interval=None)
     source = SQLiteChanges(path, ["users"])
-    db = sqlite3.connect(path, isolation_level=None)
+    db = sqlite3.connect(path, isolation_level=None, timeout=60)
     with DatabaseChangeInvalidation(cache, source, start=False) as invalidation:
         db.execute("INSERT INTO users VALUES (0, 'x')")
         assert source.catch_up(timeout=0.01) is False
@@ -252,7 +252,7 @@ from lapse.sources.database import DatabaseChangeInvalidation
 from lapse.sources.sqlite import SQLiteChanges
 
 def gone(key):
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while key in cache and time.monotonic() < end:
         time.sleep(0.001)
     return key not in cache
@@ -264,17 +264,19 @@ cache["users:1"] = 1
 inherited = source._outbox
 child = os.fork()
 if child == 0:
-    time.sleep(0.2)                  # what the fork owes: a resync
+    end = time.monotonic() + 60
+    while invalidation.stats().resyncs != {{"fork": 1}} and time.monotonic() < end:
+        time.sleep(0.001)
     cache["users:1"] = 1
     cache["mine"] = 1
-    db = source.connect(isolation_level=None, timeout=30)
+    db = source.connect(isolation_level=None, timeout=60)
     db.execute("INSERT INTO users VALUES (1, 'a')")
     right = gone("users:1") and "mine" in cache and source._outbox is not inherited
     os._exit(0 if right else 1)
 assert gone("users:1")
 status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 cache["users:2"] = 2
-source.connect(isolation_level=None, timeout=30).execute("INSERT INTO users VALUES (2, 'b')")
+source.connect(isolation_level=None, timeout=60).execute("INSERT INTO users VALUES (2, 'b')")
 print(status, gone("users:2"))
 """
     result = run_python(script, "-W", "ignore::ResourceWarning")
@@ -283,8 +285,9 @@ print(status, gone("users:2"))
 
 @needs_fork
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_fork_waits_for_a_look(path):
+def test_a_fork_waits_for_a_look(path, monkeypatch):
     """SQLite counts its locks by process: a child would find the file locked for ever."""
+    monkeypatch.setattr(forks, "PATIENCE", PATIENCE)
     source, looking = SQLiteChanges(path, ["users"]), threading.Event()
 
     def look() -> None:
@@ -296,7 +299,7 @@ def test_a_fork_waits_for_a_look(path):
                 connection.execute("COMMIT")
 
     def work() -> None:
-        db = source.connect(isolation_level=None, timeout=2)
+        db = source.connect(isolation_level=None, timeout=60)
         db.execute("INSERT INTO users VALUES (1, 'a')")
         assert source._lock.acquire(timeout=0)  # the child's own
 

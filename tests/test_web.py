@@ -229,7 +229,7 @@ def test_large_requests(cache):
 def test_persistent_connections(cache):
     """Many requests go over one connection, refused ones and some with unread bodies among them."""
     with served(APIInvalidation(cache)) as address:
-        connection = http.client.HTTPConnection(*address, timeout=10)
+        connection = http.client.HTTPConnection(*address, timeout=PATIENCE)
         for status, path, kind in [
             (200, URL, "application/json"),
             (415, URL, "text/plain"),

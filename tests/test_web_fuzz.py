@@ -23,6 +23,7 @@ from lapse.web import sign
 from lapse.web.admin import AdministrativeInvalidation
 from lapse.web.api import APIInvalidation
 from lapse.web.webhook import WebhookInvalidation
+from support import PATIENCE
 from web_support import SECRET, served
 
 MANY = 10_000 if os.environ.get("LAPSE_LONG") else 2_000
@@ -278,10 +279,10 @@ def test_mutated_webhooks_over_sockets(cache):
     with served(hook) as address:
         for _, headers, body in attacks(rng, MANY // 5):
             text = {n: t.translate(LINE_ENDS) for n, t in headers.items()}
-            with socket.create_connection(address, timeout=10) as connection:
+            with socket.create_connection(address, timeout=PATIENCE) as connection:
                 statuses[exchange(connection, body, text)] += 1
         body = b'{"type": "clear_all"}'
-        with socket.create_connection(address, timeout=10) as connection:
+        with socket.create_connection(address, timeout=PATIENCE) as connection:
             assert exchange(connection, body, sign(SECRET, body, timestamp=NOW)) == 200
     assert set(statuses) <= {400, 401}, statuses
     assert hook.stats().accepted == 1

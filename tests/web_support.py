@@ -13,6 +13,7 @@ import pytest
 
 from lapse import ManualClock
 from lapse.web import sign
+from support import PATIENCE
 
 SECRET = "whsec_YSBzZWNyZXQgb2YgYWxsIHRoZXNlIHRlc3RzLCAzMkI="
 WEBHOOK = "/webhook/invalidate"
@@ -41,7 +42,7 @@ def ask(
     headers: dict[str, str] | None = None,
 ) -> Answer:
     """One request on a connection of its own; `body` is bytes, or becomes JSON."""
-    connection = http.client.HTTPConnection(*address, timeout=10)
+    connection = http.client.HTTPConnection(*address, timeout=PATIENCE)
     sent = dict(headers or {})
     if body is not None and not isinstance(body, bytes):
         body = json.dumps(body).encode()
@@ -59,7 +60,7 @@ def ask(
 
 def raw(address: tuple[str, int], data: bytes) -> bytes:
     """What comes back for `data`, until the other side closes, or cuts the connection."""
-    with socket.create_connection(address, timeout=5) as connection:
+    with socket.create_connection(address, timeout=PATIENCE) as connection:
         received = b""
         with suppress(ConnectionError):
             connection.sendall(data)

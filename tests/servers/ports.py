@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import random
 import socket
+from contextlib import suppress
 
 HOST = "127.0.0.1"
+PORTS = range(10_000, 30_000)  # below those that systems give to who connects
 
 
 def free_port() -> int:
     """A port that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port

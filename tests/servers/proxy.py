@@ -72,7 +72,9 @@ class Proxy:
             if not data:
                 selector.unregister(one)
             return
-        other = self._other[one]
+        other = self._other.get(one)
+        if other is None:  # closed together with the other end
+            return
         if data:
             other.sendall(data)
             return
