@@ -97,6 +97,27 @@ def judge(children: list[Child], origin: Origin) -> list[dict[str, Any]]:
     return rows
 
 
+def judge_patiently(
+    children: list[Child], origin: Origin, number: int, patience: float
+) -> list[dict[str, Any]]:
+    """The same after round `number`; if not all is well yet, children go on and are judged anew."""
+    end = time.monotonic() + patience
+    rows = judge(children, origin)
+    while sum(faults_of(rows, number)) and time.monotonic() < end:
+        for order, seconds in (("resume", 1.0), ("pause", QUIET)):
+            for child in children:
+                child.tell(order)
+            time.sleep(seconds)
+        rows = judge(children, origin)
+    return rows
+
+
+def faults_of(rows: list[dict[str, Any]], number: int) -> tuple[int, int]:
+    """Values that are stale, and caches that have not noticed a kill, or hold nothing."""
+    blind = sum(row["noticed"] < number or not row["held"] for row in rows)
+    return sum(row["stale"] for row in rows), blind
+
+
 def figures(stats: Any) -> dict[str, Any]:
     """Those of an invalidator that tell the story."""
     return {
@@ -134,6 +155,7 @@ def main() -> int:
     parser.add_argument("--readers", type=int, default=3, help="processes that only read")
     parser.add_argument("--caches", type=int, default=2, help="caches of each process")
     parser.add_argument("--writes", type=float, default=100, help="a second, of each writer")
+    parser.add_argument("--patience", type=float, default=0, help="seconds more, if needed")
     parser.add_argument("--seed", type=int, default=1)
     return run_rounds(parser.parse_args())
 
@@ -155,9 +177,9 @@ def run_rounds(asked: argparse.Namespace) -> int:
         faults = 0
         for number in range(1, asked.rounds + 1):
             down = play(server, children, asked.load, draw)
-            rows = judge(children, origin)
-            held, wrong = (sum(row[name] for row in rows) for name in ("held", "stale"))
-            blind = sum(row["noticed"] < number or not row["held"] for row in rows)
+            rows = judge_patiently(children, origin, number, asked.patience)
+            held = sum(row["held"] for row in rows)
+            wrong, blind = faults_of(rows, number)
             faults += wrong + blind
             print(
                 f"round {number}: down for {down:.2f} s; {BACK:.0f} s later {held} values held,",

@@ -591,13 +591,13 @@ FORK = """
 import os, sys, threading
 from lapse.sources.kombu import KombuQueue
 def drained(queue, wanted):
-    for _ in range(50):
+    for _ in range(500):
         message = queue.receive(0.2)
         if message is not None:
             assert message == wanted, message
             return
     raise SystemExit(f"no {wanted}")
-queue = KombuQueue(URL, name="fork")
+queue = KombuQueue(URL, name="fork", timeout=30)
 queue.receive()
 queue.publish(b"1")
 drained(queue, b"1")
@@ -617,7 +617,7 @@ os.read(reading, 1)
 assert os.waitpid(child, 0)[1] == 0
 consumer, producer = queue._consumer, queue._producer
 queue.publish(b"3")
-for _ in range(50):
+for _ in range(500):
     if queue.receive(0.2) == b"3":
         break
 else:

@@ -256,12 +256,12 @@ def test_a_killed_valkey(valkey: Any, make: Make) -> None:
 @pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="benchmarks/ is not here")
 def test_nothing_is_stale_after_a_kill_under_load(valkey: Any) -> None:
     """A short run of benchmarks/valkey_chaos.py: writers, readers, a kill, and nothing stale."""
-    small = ["--rounds=1", "--load=1", "--writers=1", "--readers=1"]
+    small = ["--rounds=1", "--load=1", "--writers=1", "--readers=1", "--patience=60"]
     done = subprocess.run(
         [sys.executable, BENCHMARKS / "valkey_chaos.py", *small],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=2 * PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 import lapse
+from lapse.distributed import endpoint as endpoints
 from lapse.distributed.datagrams import BYTES, JSON, split
 from lapse.distributed.local import LARGEST, PIECE, LocalBroadcaster, MessagesLost
 from lapse.invalidation import Invalidation
@@ -659,8 +660,9 @@ def test_a_forked_child_is_a_member_of_its_own(join, directory):
     assert here.receive(WAIT) == {"still": "there"}
 
 
-def test_a_forked_child_lets_go_of_the_parents_sockets(join, directory):
+def test_a_forked_child_lets_go_of_the_parents_sockets(join, directory, monkeypatch):
     """When the parent has left, nothing of it listens on in a child that does not use the bus."""
+    monkeypatch.setattr(endpoints, "JOIN", WAIT)  # the parent has left for certain
     here, other = join(), join()
     identity, there, go = here.identity, os.pipe(), os.pipe()
     child = in_child(lambda: os.write(there[1], b"x") == 1 and os.read(go[0], 1) == b"x")
