@@ -23,7 +23,7 @@ from lapse.invalidation.fanout import Fanout
 from lapse.invalidation.limits import Limits
 from lapse.invalidation.metrics import WireMeter
 from lapse.loading.write_through import WriteThroughInvalidation
-from support import SOON, wait_until
+from support import PATIENCE, SOON, wait_until
 
 # --- Channels ---
 
@@ -197,7 +197,7 @@ def test_a_broadcast_in_the_midst_of_another(bus):
     for made in each_interruption(
         prepare, lambda made: made.broadcast(large), lambda made: made.broadcast("late")
     ):
-        assert {made.other.receive(10), made.other.receive(10)} == {large, "late"}
+        assert {made.other.receive(PATIENCE), made.other.receive(PATIENCE)} == {large, "late"}
         made.other.close()
         made.close()
 

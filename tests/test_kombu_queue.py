@@ -125,7 +125,7 @@ from lapse.sources.message_queue import MessageQueueInvalidation
 queue = KombuQueue(URL, name="processes", timeout=30)
 invalidators = [MessageQueueInvalidation(TTLCache(None), queue) for _ in range(3)]
 def wait(condition):
-    end = time.monotonic() + 30
+    end = time.monotonic() + 100
     while not all(map(condition, invalidators)) and time.monotonic() < end:
         time.sleep(0.005)
 wait(lambda each: each.stats().resyncs)  # the publisher is new to all, and not at its beginning

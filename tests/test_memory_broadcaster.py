@@ -34,7 +34,7 @@ def test_threads_that_send_at_once():
     ]
     for each in threads:
         each.start()
-    found = [[end.receive(10)["n"] for _ in range(2000)] for end in ends]
+    found = [[end.receive(PATIENCE)["n"] for _ in range(2000)] for end in ends]
     for each in threads:
         each.join()
     assert found[0] == found[1] == found[2]

@@ -294,7 +294,7 @@ def test_each_thread_gets_every_message():
     def work() -> None:
         queue.receive(timeout=0)
         ready.wait()
-        got.append([queue.receive(timeout=10), queue.receive(timeout=10)])
+        got.append([queue.receive(timeout=PATIENCE), queue.receive(timeout=PATIENCE)])
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for each in threads:
