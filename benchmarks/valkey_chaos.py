@@ -100,14 +100,11 @@ def judge(children: list[Child], origin: Origin) -> list[dict[str, Any]]:
 def judge_patiently(
     children: list[Child], origin: Origin, number: int, patience: float
 ) -> list[dict[str, Any]]:
-    """The same after round `number`; if not all is well yet, children go on and are judged anew."""
+    """The same after round `number`; if not all is well yet, anew, as nobody writes meanwhile."""
     end = time.monotonic() + patience
     rows = judge(children, origin)
     while sum(faults_of(rows, number)) and time.monotonic() < end:
-        for order, seconds in (("resume", 1.0), ("pause", QUIET)):
-            for child in children:
-                child.tell(order)
-            time.sleep(seconds)
+        time.sleep(QUIET)
         rows = judge(children, origin)
     return rows
 

@@ -32,7 +32,7 @@ UNSAFE = {
     "test_real_traces": "takes long enough alone",
     "test_waiting_for_a_worker_is_no_ring": "holds all workers, of which there is one set",
     "test_whoever_leads_looks_once_more": "puts another board in place",
-    "TestBetween::": "has a hook that the class shares",
+    "test_versioned.py::TestBetween::": "has a hook that the class shares",
     "test_calls_that_mean_the_same": "makes so many functions that the collector stops all threads",
 }
 

@@ -22,8 +22,8 @@ import lapse
 #: Seconds after which a test gives up on a thread, a task or a process. A machine may be slow, and
 #: may run anything else first: only what never comes is an error.
 PATIENCE = 120
-#: What a call takes at most that waits for nothing, on the slowest machine. What it might wait for
-#: by mistake takes longer.
+#: What a call takes at most that waits for nothing, on the slowest machine. Let what it might wait
+#: for by mistake take longer.
 SOON = 30
 
 KINDS: dict[str, tuple[Any, dict[str, Any]]] = {

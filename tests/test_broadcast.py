@@ -418,6 +418,12 @@ def test_who_does_not_answer_in_time(bus, connect):
     assert third.stats().resyncs == {}
 
 
+def test_a_complaint_tells_the_missing_from_the_members():
+    """So many of so many, and who they are."""
+    said = broadcast._complaint(frozenset("b"), frozenset("ab"), 1, 0.2)
+    assert said == "1 of 2 members have not confirmed within 0.2 s: b"
+
+
 def test_who_leaves_is_not_waited_for(bus, connect):
     """A member that is closed while others wait for it does not hold them up."""
     slow, done = Slow(), threading.Event()
@@ -636,20 +642,24 @@ def test_who_has_just_come_waits_for_those_who_were_there(connect, monkeypatch):
     """A member that has not heard of anybody yet listens first, for one and a half heartbeats."""
     monkeypatch.setattr(broadcast, "WINDOW", 1000)
 
+    paused: list[float] = []
+
     class Time:  # a pause lasts until the other one was heard of
         time, monotonic = time.time, time.monotonic
 
         @staticmethod
         def sleep(seconds: float) -> None:
+            paused.append(seconds)
             assert wait_until(news.members)
 
     monkeypatch.setattr(broadcast, "time", Time)
     others: list[Plain] = []
     there = connect(Plain(others), Slow(), heartbeat=0.1)
     assert wait_until(lambda: there.stats().echoes >= 1)
-    news = connect(Plain(others), heartbeat=0.1)
+    news = connect(Plain(others), heartbeat=1000)
     with pytest.raises(TimeoutError, match="1 of 1"):
-        news.broadcast_invalidation("key", key="a", wait=True, timeout=0.5)
+        news.broadcast_invalidation("key", key="a", wait=True, timeout=2)
+    assert paused[0] > 0
 
 
 def test_liveness_where_nothing_comes_back(connect, directory):

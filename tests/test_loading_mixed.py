@@ -101,6 +101,7 @@ def test_the_last_thread_cancels_the_task(cache, monkeypatch):
         call = Call(cache.get_or_load, "k", Counting(), timeout=1)
         await asyncio.to_thread(wait_for_waiters, cache, "k", 2)
         task.cancel()
+        await asyncio.to_thread(wait_for_waiters, cache, "k", 1)
         gives_up.set()
 
         def outcome():  # nothing but the cancellation wakes this loop

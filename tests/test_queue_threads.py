@@ -429,6 +429,7 @@ class Sink:
         print("cleared", flush=True)
 
 """
+#: As long as it takes: a thread that applies something may be kept from running.
 PATIENTLY = f"{BEGIN}queue.EXIT_WAIT = {PATIENCE}\n"
 
 

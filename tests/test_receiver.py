@@ -14,10 +14,14 @@ from typing import Any
 import pytest
 
 import lapse
+from lapse.distributed import endpoint
 from lapse.invalidation import Invalidation, OptimizedInvalidation
+from lapse.invalidation import queue as queues
+from lapse.invalidation import receiver as receivers
 from lapse.invalidation.alerts import Alert, Alerts
 from lapse.invalidation.receiver import Receiver
 from lapse.invalidation.source import Batch, Resync, SourceCounts
+from lapse.loading import lazy_walker
 from support import PATIENCE, SOON, no_thread, no_thread_to_be_had, wait_until
 
 HOUR = 3600.0
@@ -457,6 +461,14 @@ def test_a_thread_that_is_not_to_be_had():
         with no_thread_to_be_had(), pytest.raises(RuntimeError, match="new thread"):
             never.start()
         never.close()
+
+
+@pytest.mark.parametrize(
+    "waits", [receivers, queues, endpoint, lazy_walker], ids=lambda m: m.__name__
+)
+def test_a_close_waits_less_than_a_second(waits):
+    """For a thread that does not end, that is: by the wall it is as long as the machine takes."""
+    assert 0 < waits.JOIN < 1
 
 
 def test_close_does_not_wait_for_a_source_that_hangs(receive):

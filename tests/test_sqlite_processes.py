@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from lapse import forks
 from lapse.sources.database import DatabaseChangeInvalidation
 from lapse.sources.sqlite import SQLiteChanges
 from sqlite_support import JOURNALS, changes_of, make_file, read_now
-from support import PATIENCE, SOON, in_child, run_python, wait_until
+from support import PATIENCE, in_child, run_python, wait_until
 
 USERS = "CREATE TABLE users (id INTEGER PRIMARY KEY, name UNIQUE)"
 WRITER = """
@@ -142,7 +141,7 @@ os._exit(9)
 
 def test_a_connection_that_wakes(path):
     """A commit by the source's own connection is read at once, however rarely it looks."""
-    source = SQLiteChanges(path, ["users"], poll=30.0, idle_poll=30.0)
+    source = SQLiteChanges(path, ["users"], poll=1000.0, idle_poll=1000.0)
     db = source.connect()
     with Following(source) as following:
         assert wait_until(lambda: source.stats().looks > 0)
@@ -164,7 +163,7 @@ def test_a_connection_that_wakes(path):
 
 def test_wake(path):
     """wake() makes it look at once."""
-    source = SQLiteChanges(path, ["users"], poll=30.0, idle_poll=30.0)
+    source = SQLiteChanges(path, ["users"], poll=1000.0, idle_poll=1000.0)
     db = sqlite3.connect(path, isolation_level=None, timeout=60)
     with Following(source) as following:
         assert wait_until(lambda: source.stats().looks > 0)
@@ -231,14 +230,13 @@ def test_looks_become_rare(path):
     source.close()
 
 
-def test_close_from_another_thread(source):
-    """close() ends an iteration at once, and may be called again."""
+def test_close_from_another_thread(path):
+    """close() ends an iteration at once, however rarely it looks, and may be called again."""
+    source = SQLiteChanges(path, ["users"], poll=1000.0, idle_poll=1000.0)
     with Following(source):
         assert wait_until(lambda: source.stats().looks > 0)
-        begun = time.monotonic()
         source.close()
         source.close()
-        assert time.monotonic() - begun < SOON
     assert list(source) == []
 
 

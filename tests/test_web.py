@@ -90,7 +90,7 @@ def test_guarded_addresses(cache):
 
 def test_run_blocks_until_closed(interface, monkeypatch):
     """run() serves until another thread closes the interface, which takes no time."""
-    monkeypatch.setattr(serving, "LOOK_ROUND", 60)  # it is woken up, and does not just look round
+    monkeypatch.setattr(serving, "LOOK_ROUND", 1000)  # it is woken up, and does not just look round
     thread = threading.Thread(target=interface.run, kwargs={"port": 0})
     thread.start()
     assert wait_until(lambda: interface._servers)

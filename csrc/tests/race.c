@@ -396,8 +396,7 @@ static void check_events(void) {
     if (!all_happened(&e))
         fprintf(stderr,
                 "%" PRIu64 " seen, %" PRIu64 " stale, %" PRIu64 " splits, %" PRIu64 " merges, %" PRIu64
-                " expired, "
-                "%" PRIu64 " evicted\n",
+                " expired, %" PRIu64 " evicted\n",
                 e.seen, e.stale, c->splits, c->merges, c->expirations, c->evictions);
     CHECK(all_happened(&e));
     CHECK(c->stale == e.stale && (stage.bounded || c->evictions == 0));

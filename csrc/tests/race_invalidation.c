@@ -530,9 +530,9 @@ static void check_the_end(void) {
         fprintf(stderr,
                 "%" PRIu64 " filled, %" PRIu64 " refused, %" PRIu64 " fenced, %" PRIu64
                 " by pattern, %" PRIu64 " by tag, %" PRIu64 " cleared, %" PRIu64 " deleted, %" PRIu64
-                " stale, %" PRIu64 " evicted\n",
+                " stale, %" PRIu64 " evicted, %" PRIu32 " clears\n",
                 stage.filled, stage.refused, c.fenced, c.by_pattern, c.by_tag, c.cleared, c.deletes, c.stale,
-                c.evictions);
+                c.evictions, stage.clears);
     CHECK(all_happened(&c));
     CHECK(stage.refused >= c.fenced && (stage.most < IDS || c.evictions == 0));
     CHECK(stage.t->fence.out == 0 && stage.t->fence.passes == NULL);
