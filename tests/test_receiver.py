@@ -16,7 +16,6 @@ import pytest
 import lapse
 from lapse.distributed import endpoint
 from lapse.invalidation import Invalidation, OptimizedInvalidation
-from lapse.invalidation import queue as queues
 from lapse.invalidation import receiver as receivers
 from lapse.invalidation.alerts import Alert, Alerts
 from lapse.invalidation.receiver import Receiver
