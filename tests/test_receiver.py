@@ -16,6 +16,7 @@ import pytest
 import lapse
 from lapse.distributed import endpoint
 from lapse.invalidation import Invalidation, OptimizedInvalidation
+from lapse.invalidation import queue as batches
 from lapse.invalidation import receiver as receivers
 from lapse.invalidation.alerts import Alert, Alerts
 from lapse.invalidation.receiver import Receiver
@@ -463,7 +464,7 @@ def test_a_thread_that_is_not_to_be_had():
 
 
 @pytest.mark.parametrize(
-    "waits", [receivers, queues, endpoint, lazy_walker], ids=lambda m: m.__name__
+    "waits", [receivers, batches, endpoint, lazy_walker], ids=lambda m: m.__name__
 )
 def test_a_close_waits_less_than_a_second(waits):
     """For a thread that does not end, that is: by the wall it is as long as the machine takes."""
