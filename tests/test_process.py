@@ -16,6 +16,7 @@ from lapse.invalidation import process as process_module
 from lapse.invalidation import queue as queue_module
 from lapse.invalidation.fanout import Fanout
 from lapse.loading.sources import MappingSource
+from lapse.sweeper import Sweeper
 from support import (
     FREE_THREADED,
     KINDS,
@@ -31,8 +32,16 @@ from support import (
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
 
+@pytest.fixture
+def _unswept_children(monkeypatch):
+    """No sweeper in children: nobody else may use a table that is checked."""
+    lapse.TTLCache(cleanup_interval=300)  # so there is one here
+    monkeypatch.setattr(Sweeper, "_start", lambda sweeper: None)
+
+
 @needs_fork
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.usefixtures("_unswept_children")
 def test_a_forked_child_uses_the_cache(kind):
     """A child reads, writes and clears its copy of a cache; the parent's stays as it is."""
     cache = KINDS[kind][0](cleanup_interval=0.01)
@@ -108,6 +117,7 @@ def test_what_fails_in_a_child_leaves_the_others_usable(caplog):
 
 @needs_fork
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.usefixtures("_unswept_children")
 def test_fork_while_threads_write(kind):
     """A fork in the midst of other threads' writes leaves the child a usable cache."""
     cache = KINDS[kind][0](cleanup_interval=0.001)
