@@ -1,4 +1,4 @@
-"""The end of a process whose threads stop all others to give memory back."""
+"""Ends and forks of a process whose threads stop all others to give memory back."""
 
 from __future__ import annotations
 
@@ -83,6 +83,52 @@ def test_the_exit_does_not_wait_for_ever(monkeypatch):
     monkeypatch.setattr(stops, "PATIENCE", 0.01)
     stops._end()
     assert asked
+
+
+HELD = """
+from lapse import TTLCache, forks
+
+cache = TTLCache(60)
+
+def left():
+    cache.set_many(dict.fromkeys(range(90_000)))
+    cache.clear()
+    return cache.stats().bytes
+
+before = left()
+forks._before_fork()
+held = left()
+forks._let_go_in_parent()
+print(before, held, left())
+"""
+
+
+@pytest.mark.skipif(not FREE_THREADED, reason="with the GIL no thread need be stopped")
+def test_a_fork_holds_stops():
+    """Nobody is stopped while a process forks; afterwards memory goes back again."""
+    child = run_python(HELD)
+    assert child.returncode == 0, child.stderr
+    before, held, after = map(int, child.stdout.split())
+    assert held > 4 * before
+    assert after < 2 * before
+
+
+def test_a_fork_waits_for_stops(monkeypatch):
+    """It holds stops once, asks until none is under way, and lets go once; a child need not."""
+    answers, asked = iter([True, True, False, False]), []
+    monkeypatch.setattr(stops, "hold_stops", lambda more: asked.append(more) or next(answers))
+    forks._before_fork()
+    forks._let_go_in_parent()
+    forks._let_go_in_parent()
+    assert asked == [1, 0, 0, -1]
+
+
+def test_a_fork_does_not_wait_for_ever(monkeypatch):
+    """A stop that does not end keeps no process from forking."""
+    monkeypatch.setattr(stops, "hold_stops", lambda more: True)
+    monkeypatch.setattr(forks, "PATIENCE", 0.01)
+    forks._before_fork()
+    forks._let_go_in_parent()
 
 
 def test_a_child_forgets_stops(monkeypatch):

@@ -1051,8 +1051,13 @@ def end_stops():
     return fast_end_stops()
 
 
+def hold_stops(int more):
+    """For one more thread (1), or one less (-1), no stop begins; 0 changes nothing. Is one under way?"""
+    return fast_hold_stops(more)
+
+
 def forget_stops():
-    """In the child of a fork: stops that other threads had under way are none any more."""
+    """In the child of a fork: nobody holds stops, and those that other threads had under way are none any more."""
     fast_forget_stops()
 
 

@@ -652,10 +652,11 @@ static int cache_clear(PyObject *self) {
 #if LAPSE_THREADS
 static int stop_visiting(PyObject *o, void *arg) { return (void)o, (void)arg, 0; }
 
-/* The stops of all threads, for whatever table. The last must be over before the interpreter begins to end: stops.py
- * says why. */
+/* The stops of all threads, for whatever table. None may be under way at a fork, or when the interpreter begins to
+ * end: stops.py says why. */
 static struct {
     uint64_t under_way;
+    uint64_t held; /* by how many threads that are about to fork */
     bool ended; /* for good: who is forked, or started anew, after that keeps its memory */
 } stops;
 
@@ -663,26 +664,40 @@ static struct {
  * waits, or gives up a reference. */
 static bool fast_quiesce(void) {
     ADD(&stops.under_way, 1);
-    FULL_FENCE(); /* pairs with fast_end_stops(): this thread sees its mark, or it sees this thread */
-    bool may = !RELAXED(&stops.ended);
+    FULL_FENCE(); /* pairs with that of who forbids stops: this thread sees its mark, or it sees this thread */
+    bool may = !RELAXED(&stops.ended) && RELAXED(&stops.held) == 0;
     if (may) PyUnstable_GC_VisitObjects(stop_visiting, NULL);
-    PUBLISH_ADD(&stops.under_way, (uint64_t)-1); /* release: pairs with fast_end_stops() */
+    PUBLISH_ADD(&stops.under_way, (uint64_t)-1); /* release: pairs with stops_under_way() */
     return may;
+}
+
+static bool stops_under_way(void) {
+    FULL_FENCE(); /* pairs with fast_quiesce() */
+    return ACQUIRE(&stops.under_way) != 0; /* acquire: pairs with fast_quiesce() */
 }
 
 /* No stop begins any more; is one under way? Another interpreter than the first ends when it has no other thread. */
 static bool fast_end_stops(void) {
     if (PyInterpreterState_Get() != PyInterpreterState_Main()) return false;
     STORE(&stops.ended, true);
-    FULL_FENCE(); /* pairs with fast_quiesce() */
-    return ACQUIRE(&stops.under_way) != 0; /* acquire: pairs with fast_quiesce() */
+    return stops_under_way();
+}
+
+/* One more thread holds stops (1), or lets go (-1); or nothing changes (0). Is one under way? */
+static bool fast_hold_stops(int more) {
+    ADD(&stops.held, (uint64_t)(int64_t)more);
+    return stops_under_way();
 }
 
 /* In the child of a fork, before there is a second thread. */
-static void fast_forget_stops(void) { STORE(&stops.under_way, 0); }
+static void fast_forget_stops(void) {
+    STORE(&stops.under_way, 0);
+    STORE(&stops.held, 0);
+}
 #else
 static bool fast_quiesce(void) { return true; }
 static bool fast_end_stops(void) { return false; }
+static bool fast_hold_stops(int more) { return (void)more, false; }
 static void fast_forget_stops(void) {}
 #endif
 

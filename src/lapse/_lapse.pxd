@@ -236,6 +236,7 @@ cdef extern from "_fast.h":
     Py_hash_t fast_hash(object key) except -1
     bint fast_quiesce() noexcept
     bint fast_end_stops() noexcept
+    bint fast_hold_stops(int more) noexcept
     void fast_forget_stops() noexcept
     object fast_taken_list(PyObject **owned, size_t n)
 

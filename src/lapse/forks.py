@@ -73,9 +73,10 @@ _calm: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # 
 
 
 class _Held(threading.local):
-    """The locks that this thread holds for a fork."""
+    """The locks, and the stops, that this thread holds for a fork."""
 
     locks: tuple[Any, ...] = ()
+    stops = False
 
 
 _held = _Held()
@@ -88,10 +89,19 @@ def hold(it: Any) -> None:
 
 def _before_fork() -> None:
     end = time.monotonic() + PATIENCE
+    _held.stops = True
+    stops.hold(end)
     for each in alive(_calm):
         lock = each._lock
         if lock.acquire(timeout=max(0.0, end - time.monotonic())):
             _held.locks = (*_held.locks, lock)
+
+
+def _let_go_in_parent() -> None:
+    if _held.stops:
+        _held.stops = False
+        stops.let_go()
+    _let_go()
 
 
 def _let_go() -> None:
@@ -101,10 +111,13 @@ def _let_go() -> None:
 
 
 def _after_fork() -> None:
+    _held.stops = False
     stops.forget_stops()
     _let_go()
     tell_all(alive(_caches), "_after_fork")
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_let_go, after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_let_go_in_parent, after_in_child=_after_fork
+    )
